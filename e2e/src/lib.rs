@@ -1,0 +1,2 @@
+//! Tests and benchmarks against running programs.
+#![forbid(unsafe_code)]

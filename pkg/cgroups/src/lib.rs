@@ -1,0 +1,2 @@
+//! The cgroup tree: limits, statistics, events, freezing, killing.
+#![forbid(unsafe_code)]

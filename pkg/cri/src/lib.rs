@@ -1,0 +1,2 @@
+//! Speaks CRI v1 with the kubelet.
+#![forbid(unsafe_code)]

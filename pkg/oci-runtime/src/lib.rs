@@ -1,0 +1,2 @@
+//! Carries out a container plan on this kernel.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The life of a pod through restarts.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Bytes between an HTTP client and a container.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The CRI v1 protocol, compiled.
+#![forbid(unsafe_code)]
