@@ -1,2 +1,4 @@
 //! Every unsafe call of the workspace, as safe functions.
-#![forbid(unsafe_code)]
+//!
+//! One file per part of the kernel's interface. What rustix already offers safely is not repeated
+//! here; callers use rustix for it. This room knows nothing of containers.
