@@ -2,3 +2,5 @@
 //!
 //! One file per part of the kernel's interface. What rustix already offers safely is not repeated
 //! here; callers use rustix for it. This room knows nothing of containers.
+
+pub mod heap;
