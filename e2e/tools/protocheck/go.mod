@@ -1,4 +1,4 @@
-module carpel/protocheck
+module carpel.dev/e2e/tools/protocheck
 
 go 1.26.0
 
