@@ -1,0 +1,32 @@
+//! What the pod room is told once, when it is opened.
+
+use std::path::PathBuf;
+
+pub use carpel_shim_api::plan::{CgroupDriver, Rlimit};
+
+/// Settings of [`crate::Pods`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Durable state: `pods/<id>/` identity records, `containers/<id>/` writable layers, `trash/`.
+    pub root: PathBuf,
+    /// Volatile state on tmpfs: `pods/<id>/` with the shim's socket, exit and runtime records.
+    pub state: PathBuf,
+    /// The shim's program. It is copied once into a sealed memory file and started from there.
+    pub shim: PathBuf,
+    /// The cgroup that shims live in, relative to each hierarchy's root; empty: the daemon's own.
+    pub shim_cgroup: String,
+    /// Parent cgroup of pods that name none, in cgroupfs form.
+    pub cgroup_parent: String,
+    /// Who makes cgroups.
+    pub cgroup_driver: CgroupDriver,
+    /// Longest content of a log record, in bytes; longer lines are split.
+    pub log_line_max_bytes: u32,
+    /// Most of each stream that [`crate::Pods::exec_sync`] gives back, in bytes.
+    pub exec_output_max_bytes: usize,
+    /// Resource limits of every container's processes.
+    pub default_rlimits: Vec<Rlimit>,
+    /// Capabilities of a container that asks for none: kernel names without `CAP_`.
+    pub default_capabilities: Vec<String>,
+    /// Writable layers are not synced (overlayfs `volatile`).
+    pub overlay_volatile: bool,
+}

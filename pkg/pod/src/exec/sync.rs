@@ -1,0 +1,179 @@
+//! A command run to its end, its output kept in memory.
+//!
+//! ```text
+//!  Exec ──▶ reading both streams, waiting for the exit ──▶ exit ──▶ draining ──▶ output
+//!    └────────── the time is over, or the caller has gone ──▶ KillExec
+//! ```
+//!
+//! The time covers all of it. What a command wrote is in its pipes when it ends; a child of it that
+//! keeps them open is waited for only as long as it goes on writing, and [`DRAIN_MAX`] at most.
+
+use std::{io, sync::Arc, time::Duration};
+
+use carpel_shim_api::message::{Exec, ExecPlan};
+use tokio::{
+    io::AsyncReadExt,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+
+use super::{ExecError, ExecOutput};
+use crate::{
+    ContainerId,
+    shim::{ExecExit, Execed, Shim, ShimError},
+    stdio::StdioReader,
+};
+
+/// How long after a command's end its streams are read on when nothing more comes.
+const DRAIN_IDLE: Duration = Duration::from_millis(50);
+/// How long after a command's end its streams are read on in any case.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// How long the end of a killed command is waited for.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+/// Without a timeout, how far away the deadline is: CRI knows no longer call.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Bytes read at once.
+const READ_BYTES: usize = 16 << 10;
+
+/// Runs a command. See [`crate::Pods::exec_sync`].
+pub(crate) async fn run(
+    shim: Arc<Shim>,
+    id: ContainerId,
+    command: Vec<String>,
+    timeout: Option<Duration>,
+    output_max_bytes: usize,
+) -> Result<ExecOutput, ExecError> {
+    let deadline = Instant::now() + timeout.unwrap_or(FOREVER).min(FOREVER);
+    let exec_id = super::new_exec_id();
+    let plan = ExecPlan { args: super::args(command), terminal: false, process: None };
+    let exec = Exec {
+        container_id: id.to_string(),
+        exec_id: exec_id.clone(),
+        plan,
+        stdin: false,
+        stdout: true,
+        stderr: true,
+    };
+    // If the caller goes away from here on, the command goes too.
+    let mut guard = KillOnDrop { shim: Arc::clone(&shim), container: id.clone(), exec_id, armed: true };
+    let timed_out = || ExecError::Timeout { id: id.clone(), timeout: timeout.unwrap_or_default() };
+    let started = timeout_at(deadline, shim.exec(exec, FOREVER)).await;
+    let execed = match started {
+        Ok(Ok(execed)) => execed,
+        Ok(Err(source)) => {
+            // What was refused has left nothing; what is unanswered may still start.
+            guard.armed = matches!(source, ShimError::Timeout { .. });
+            return Err(ExecError::Shim { id, source });
+        }
+        Err(_) => return Err(timed_out()),
+    };
+    let mut collector = Collector::new(execed, output_max_bytes)
+        .map_err(|source| ExecError::Io { id: id.clone(), source })?;
+    match collector.collect(deadline).await {
+        Ok(Some(output)) => {
+            guard.armed = false;
+            Ok(output)
+        }
+        Ok(None) => {
+            guard.armed = false;
+            if let Err(err) = shim.kill_exec(&id, &guard.exec_id).await {
+                tracing::warn!(container_id = %id, err = &err as &dyn std::error::Error, "killing a command failed");
+            }
+            // Whoever asked may look for it at once: it should be gone then.
+            let _ = tokio::time::timeout(KILL_WAIT, collector.exit.wait()).await;
+            Err(timed_out())
+        }
+        Err(CollectError::Shim(source)) => Err(ExecError::Shim { id, source }),
+        Err(CollectError::Io(source)) => Err(ExecError::Io { id, source }),
+    }
+}
+
+struct KillOnDrop {
+    shim: Arc<Shim>,
+    container: ContainerId,
+    exec_id: String,
+    armed: bool,
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if self.armed {
+            self.shim.kill_exec_and_forget(&self.container, &self.exec_id);
+        }
+    }
+}
+
+enum CollectError {
+    Shim(ShimError),
+    Io(io::Error),
+}
+
+struct Collector {
+    stdout: Sink,
+    stderr: Sink,
+    exit: ExecExit,
+}
+
+/// The first bytes of a stream; the rest is read and dropped, so that the writer is not held up.
+struct Sink {
+    reader: Option<StdioReader>,
+    kept: Vec<u8>,
+    max_bytes: usize,
+    buffer: Vec<u8>,
+}
+
+impl Collector {
+    fn new(execed: Execed, max_bytes: usize) -> io::Result<Self> {
+        let mut fds = execed.fds.into_iter();
+        let mut sink = || {
+            let fd = fds.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+            let reader = Some(StdioReader::new(fd)?);
+            io::Result::Ok(Sink { reader, kept: Vec::new(), max_bytes, buffer: Vec::new() })
+        };
+        Ok(Self { stdout: sink()?, stderr: sink()?, exit: execed.exit })
+    }
+
+    /// The output, or `None` if the deadline came first.
+    async fn collect(&mut self, deadline: Instant) -> Result<Option<ExecOutput>, CollectError> {
+        let mut exit_code = None;
+        let mut drain_end = deadline;
+        loop {
+            if let Some(exit_code) = exit_code
+                && self.stdout.reader.is_none()
+                && self.stderr.reader.is_none()
+            {
+                return Ok(Some(self.output(exit_code)));
+            }
+            tokio::select! {
+                read = self.stdout.read(), if self.stdout.reader.is_some() => read.map_err(CollectError::Io)?,
+                read = self.stderr.read(), if self.stderr.reader.is_some() => read.map_err(CollectError::Io)?,
+                code = self.exit.wait(), if exit_code.is_none() => {
+                    exit_code = Some(code.map_err(CollectError::Shim)?);
+                    drain_end = deadline.min(Instant::now() + DRAIN_MAX);
+                }
+                () = sleep(DRAIN_IDLE), if exit_code.is_some() => return Ok(exit_code.map(|code| self.output(code))),
+                () = sleep_until(drain_end) => return Ok(exit_code.map(|code| self.output(code))),
+            }
+        }
+    }
+
+    fn output(&mut self, exit_code: i32) -> ExecOutput {
+        let stdout = std::mem::take(&mut self.stdout.kept);
+        let stderr = std::mem::take(&mut self.stderr.kept);
+        ExecOutput { stdout, stderr, exit_code }
+    }
+}
+
+impl Sink {
+    /// Reads once; at the end of the stream the reader goes.
+    async fn read(&mut self) -> io::Result<()> {
+        let Some(reader) = &mut self.reader else { return Ok(()) };
+        self.buffer.resize(READ_BYTES, 0);
+        let count = reader.read(&mut self.buffer).await?;
+        if count == 0 {
+            self.reader = None;
+        }
+        let keep = count.min(self.max_bytes.saturating_sub(self.kept.len()));
+        self.kept.extend_from_slice(&self.buffer[..keep]);
+        Ok(())
+    }
+}

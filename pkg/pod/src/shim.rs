@@ -1,0 +1,281 @@
+//! The client of a pod's shim: each request of the protocol as a function.
+//!
+//! One connection for each pod. Requests are pipelined: none waits for another's reply, so a slow
+//! `Create` holds up nothing here. What the shim tells by itself goes two ways: exits of containers
+//! to the pod's owner, exits of execs to whoever waits for them.
+//!
+//! Not here: any decision about a pod. See [`carpel_shim_api`] for the protocol.
+
+pub(crate) mod connection;
+pub(crate) mod program;
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use carpel_shim_api::{
+    VERSION, VERSION_OLDEST,
+    message::{
+        Attach, ContainerRef, Create, Created, Exec, ExecRef, FailureKind, Hello, HelloReply, Kill, PullDown,
+        Resize, SandboxReply, Snapshot, SnapshotReply, Started, Update, reply, request,
+    },
+    plan::{Resources, SandboxPlan},
+    record::ExitRecord,
+};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::ContainerId;
+use connection::{Connection, Pending};
+
+/// Longest wait for a reply that only takes the shim's memory.
+const QUICK: Duration = Duration::from_secs(10);
+/// Longest wait for a container to be made: its mounts may be slow. The kubelet waits two minutes.
+const CREATE: Duration = Duration::from_secs(100);
+/// Longest wait for an execve or an exec's process.
+const SPAWN: Duration = Duration::from_secs(60);
+
+/// Why a shim did not do what it was asked for.
+#[derive(Debug, Error)]
+pub enum ShimError {
+    /// Its process has ended, or it broke the protocol and the connection was closed.
+    #[error("the pod's shim is gone")]
+    Gone,
+    /// No reply in time. It may still do it.
+    #[error("the pod's shim did not answer {request} within {after:?}")]
+    Timeout {
+        /// The request's name.
+        request: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// It said why not; nothing of it is left.
+    #[error("{message}")]
+    Refused {
+        /// What sort of failure.
+        kind: FailureKind,
+        /// What failed, on what, and why.
+        message: String,
+    },
+    /// The reply belongs to another request: the shim is defective.
+    #[error("the pod's shim answered {request} with something else")]
+    UnexpectedReply {
+        /// The request's name.
+        request: &'static str,
+    },
+    /// No version of the protocol in common.
+    #[error("the pod's shim speaks version {theirs}, not {VERSION_OLDEST} to {VERSION}")]
+    Version {
+        /// Its version.
+        theirs: u32,
+    },
+    /// The request does not fit into a frame.
+    #[error("send {request} to the pod's shim")]
+    Frame {
+        /// The request's name.
+        request: &'static str,
+        /// Why.
+        source: carpel_shim_api::frame::FrameError,
+    },
+}
+
+/// What a shim tells by itself.
+#[derive(Debug)]
+pub(crate) enum ShimEvent {
+    /// A container ended; its exit record is on disk.
+    Exited(ExitRecord),
+    /// The shim has ended, or is of no use any more. The last event.
+    Gone,
+}
+
+/// A connection to a shim, and its typed requests.
+#[derive(Debug)]
+pub(crate) struct Shim {
+    connection: Connection,
+}
+
+/// Waits for an exec's end.
+#[derive(Debug)]
+pub(crate) struct ExecExit {
+    receiver: oneshot::Receiver<i32>,
+    code: Option<i32>,
+}
+
+/// A process that a shim started.
+#[derive(Debug)]
+pub(crate) struct Execed {
+    pub(crate) pid: i32,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) exit: ExecExit,
+}
+
+impl Shim {
+    /// Takes over a connected socket. Events go to `events`.
+    pub(crate) fn new(
+        socket: OwnedFd,
+        events: mpsc::UnboundedSender<ShimEvent>,
+    ) -> std::io::Result<Arc<Shim>> {
+        Ok(Arc::new(Shim { connection: Connection::new(socket, events)? }))
+    }
+
+    fn send(&self, name: &'static str, body: request::Body, fds: Vec<OwnedFd>) -> Result<Pending, ShimError> {
+        self.connection.send(name, body, fds)
+    }
+
+    async fn done(&self, name: &'static str, body: request::Body, limit: Duration) -> Result<(), ShimError> {
+        match self.send(name, body, Vec::new())?.reply(limit).await?.body {
+            reply::Body::Done(_) => Ok(()),
+            _ => Err(ShimError::UnexpectedReply { request: name }),
+        }
+    }
+
+    /// Greets and sets the pod up, in one round trip.
+    pub(crate) async fn set_up(
+        &self,
+        plan: SandboxPlan,
+        netns: Option<OwnedFd>,
+    ) -> Result<(HelloReply, SandboxReply), ShimError> {
+        let hello = self.send("Hello", request::Body::Hello(our_versions()), Vec::new())?;
+        let sandbox = self.send("Sandbox", request::Body::Sandbox(plan), netns.into_iter().collect())?;
+        let hello = check_hello(hello.reply(QUICK).await?.body)?;
+        match sandbox.reply(QUICK).await?.body {
+            reply::Body::Sandbox(sandbox) => Ok((hello, sandbox)),
+            _ => Err(ShimError::UnexpectedReply { request: "Sandbox" }),
+        }
+    }
+
+    /// Greets and asks for all that the shim knows, in one round trip.
+    pub(crate) async fn meet(&self, limit: Duration) -> Result<(HelloReply, SnapshotReply), ShimError> {
+        let hello = self.send("Hello", request::Body::Hello(our_versions()), Vec::new())?;
+        let snapshot = self.send("Snapshot", request::Body::Snapshot(Snapshot {}), Vec::new())?;
+        let hello = check_hello(hello.reply(limit).await?.body)?;
+        match snapshot.reply(limit).await?.body {
+            reply::Body::Snapshot(snapshot) => Ok((hello, snapshot)),
+            _ => Err(ShimError::UnexpectedReply { request: "Snapshot" }),
+        }
+    }
+
+    pub(crate) async fn create(&self, create: Create) -> Result<Created, ShimError> {
+        let pending = self.send("Create", request::Body::Create(create), Vec::new())?;
+        match pending.reply(CREATE).await?.body {
+            reply::Body::Created(created) => Ok(created),
+            _ => Err(ShimError::UnexpectedReply { request: "Create" }),
+        }
+    }
+
+    pub(crate) async fn start(&self, id: &ContainerId) -> Result<Started, ShimError> {
+        let pending = self.send("Start", request::Body::Start(container(id)), Vec::new())?;
+        match pending.reply(SPAWN).await?.body {
+            reply::Body::Started(started) => Ok(started),
+            _ => Err(ShimError::UnexpectedReply { request: "Start" }),
+        }
+    }
+
+    pub(crate) async fn kill(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), ShimError> {
+        let kill = Kill { container_id: id.to_string(), signal, all };
+        self.done("Kill", request::Body::Kill(kill), QUICK).await
+    }
+
+    pub(crate) async fn delete(&self, id: &ContainerId) -> Result<(), ShimError> {
+        self.done("Delete", request::Body::Delete(container(id)), SPAWN).await
+    }
+
+    /// Starts a process in a container. The exit is waited for from before the start on, so that it
+    /// cannot be missed.
+    pub(crate) async fn exec(&self, exec: Exec, limit: Duration) -> Result<Execed, ShimError> {
+        let exec_id = exec.exec_id.clone();
+        let receiver = self.connection.expect_exec(&exec_id);
+        let started = match self.send("Exec", request::Body::Exec(exec), Vec::new()) {
+            Ok(pending) => pending.reply(limit.min(SPAWN)).await,
+            Err(err) => Err(err),
+        };
+        match started {
+            Ok(answer) => match answer.body {
+                reply::Body::ExecStarted(started) => {
+                    Ok(Execed { pid: started.pid, fds: answer.fds, exit: ExecExit { receiver, code: None } })
+                }
+                _ => Err(ShimError::UnexpectedReply { request: "Exec" }),
+            },
+            Err(err) => {
+                self.connection.forget_exec(&exec_id);
+                Err(err)
+            }
+        }
+    }
+
+    pub(crate) async fn kill_exec(&self, id: &ContainerId, exec_id: &str) -> Result<(), ShimError> {
+        let exec = ExecRef { container_id: id.to_string(), exec_id: exec_id.to_owned() };
+        match self.done("KillExec", request::Body::KillExec(exec), QUICK).await {
+            Err(ShimError::Refused { kind: FailureKind::NotFound, .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Asks for an exec to be killed and does not wait for it: for callers that are being dropped.
+    pub(crate) fn kill_exec_and_forget(&self, id: &ContainerId, exec_id: &str) {
+        let exec = ExecRef { container_id: id.to_string(), exec_id: exec_id.to_owned() };
+        // A shim that is gone has taken its execs along.
+        let _ = self.send("KillExec", request::Body::KillExec(exec), Vec::new());
+    }
+
+    pub(crate) async fn resize(
+        &self,
+        id: &ContainerId,
+        exec_id: &str,
+        width: u32,
+        height: u32,
+    ) -> Result<(), ShimError> {
+        let resize = Resize { container_id: id.to_string(), exec_id: exec_id.to_owned(), width, height };
+        self.done("Resize", request::Body::Resize(resize), QUICK).await
+    }
+
+    pub(crate) async fn reopen_log(&self, id: &ContainerId) -> Result<(), ShimError> {
+        self.done("ReopenLog", request::Body::ReopenLog(container(id)), QUICK).await
+    }
+
+    pub(crate) async fn update(&self, id: &ContainerId, resources: Resources) -> Result<(), ShimError> {
+        let update = Update { container_id: id.to_string(), resources };
+        self.done("Update", request::Body::Update(update), QUICK).await
+    }
+
+    pub(crate) async fn attach(&self, attach: Attach) -> Result<Vec<OwnedFd>, ShimError> {
+        let answer = self.send("Attach", request::Body::Attach(attach), Vec::new())?.reply(QUICK).await?;
+        match answer.body {
+            reply::Body::Attached(_) => Ok(answer.fds),
+            _ => Err(ShimError::UnexpectedReply { request: "Attach" }),
+        }
+    }
+
+    pub(crate) async fn shutdown(&self, limit: Duration) -> Result<(), ShimError> {
+        self.done("Shutdown", request::Body::Shutdown(PullDown {}), limit).await
+    }
+
+    pub(crate) async fn stop_all(&self, limit: Duration) -> Result<(), ShimError> {
+        self.done("StopAll", request::Body::StopAll(PullDown {}), limit).await
+    }
+}
+
+impl ExecExit {
+    pub(crate) async fn wait(&mut self) -> Result<i32, ShimError> {
+        if let Some(code) = self.code {
+            return Ok(code);
+        }
+        let code = (&mut self.receiver).await.map_err(|_| ShimError::Gone)?;
+        self.code = Some(code);
+        Ok(code)
+    }
+}
+
+fn container(id: &ContainerId) -> ContainerRef {
+    ContainerRef { container_id: id.to_string() }
+}
+
+fn our_versions() -> Hello {
+    Hello { version: VERSION, version_oldest: VERSION_OLDEST }
+}
+
+fn check_hello(body: reply::Body) -> Result<HelloReply, ShimError> {
+    match body {
+        reply::Body::Hello(hello) if (VERSION_OLDEST..=VERSION).contains(&hello.version) => Ok(hello),
+        reply::Body::Hello(hello) => Err(ShimError::Version { theirs: hello.version }),
+        _ => Err(ShimError::UnexpectedReply { request: "Hello" }),
+    }
+}

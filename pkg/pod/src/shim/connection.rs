@@ -1,0 +1,356 @@
+//! Frames and file descriptors over a shim's socket.
+//!
+//! ```text
+//!  caller ─ send ─▶ [queue] ─ sendmsg ─▶ shim
+//!         ◀ reply ─ [waiting: id → caller] ◀─ recvmsg ─ pump task ─▶ exits of execs, events
+//! ```
+//!
+//! A request is written by its caller at once if the socket takes it, else by the pump when there is
+//! room. The pump ends, and with it the connection, when the shim has gone or breaks the protocol;
+//! all who wait are told so.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use carpel_shim_api::{
+    FDS_MAX,
+    frame::{self, FrameError, Kind},
+    message::{self, FailureKind, event, reply, request},
+};
+use prost::Message;
+use rustix::{
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags,
+    },
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{Notify, mpsc, oneshot},
+};
+
+use super::{ShimError, ShimEvent};
+
+/// Bytes asked for by one recvmsg.
+const READ_BYTES: usize = 8 << 10;
+/// Descriptors that came and belong to no complete frame yet.
+const FDS_PENDING_MAX: usize = 4 * FDS_MAX;
+
+/// A reply and what came with it.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) body: reply::Body,
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+/// A request that was sent. Dropping it forgets the reply, and the request is still carried out.
+#[derive(Debug)]
+pub(super) struct Pending {
+    name: &'static str,
+    receiver: oneshot::Receiver<Answer>,
+}
+
+/// One connection; ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    inner: Arc<Inner>,
+    pump: tokio::task::AbortHandle,
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: AsyncFd<OwnedFd>,
+    // Locked for the length of a sendmsg; never across an await.
+    state: Mutex<State>,
+    /// The queue is not empty although the socket is full.
+    blocked: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    next_id: u32,
+    queue: VecDeque<Outgoing>,
+    waiting: HashMap<u32, oneshot::Sender<Answer>>,
+    execs: HashMap<String, oneshot::Sender<i32>>,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    written: usize,
+    fds: Vec<OwnedFd>,
+}
+
+/// Why the pump ended.
+#[derive(Debug, thiserror::Error)]
+enum PumpError {
+    #[error("the shim closed its connection")]
+    Closed,
+    #[error("the socket of a shim failed")]
+    Socket(#[from] io::Error),
+    #[error("a shim broke the protocol")]
+    Frame(#[from] FrameError),
+    #[error("a shim sent a message without content")]
+    Empty,
+    #[error("a shim sent a request")]
+    Request,
+    #[error("a frame lacks its file descriptors, or some belong to none")]
+    Fds,
+}
+
+impl Connection {
+    pub(super) fn new(socket: OwnedFd, events: mpsc::UnboundedSender<ShimEvent>) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        let socket = AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE)?;
+        let inner = Arc::new(Inner {
+            socket,
+            state: Mutex::new(State { next_id: 1, ..State::default() }),
+            blocked: Notify::new(),
+        });
+        let pump = tokio::spawn(pump(Arc::clone(&inner), events)).abort_handle();
+        Ok(Connection { inner, pump })
+    }
+
+    /// Sends a request. The order of calls is the order on the wire.
+    pub(super) fn send(
+        &self,
+        name: &'static str,
+        body: request::Body,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Pending, ShimError> {
+        let request = message::Request { body: Some(body) };
+        let mut state = self.inner.lock();
+        if state.closed {
+            return Err(ShimError::Gone);
+        }
+        let id = state.next_id;
+        let mut bytes = Vec::new();
+        frame::encode(Kind::Request, id, &request, fds.len(), &mut bytes)
+            .map_err(|source| ShimError::Frame { request: name, source })?;
+        state.next_id = id.wrapping_add(1).max(1);
+        let (sender, receiver) = oneshot::channel();
+        state.waiting.insert(id, sender);
+        state.queue.push_back(Outgoing { bytes, written: 0, fds });
+        match flush(self.inner.socket.get_ref(), &mut state.queue) {
+            Ok(true) => {}
+            Ok(false) => self.inner.blocked.notify_one(),
+            // The pump reads what the shim said last, then sees the end too and tells everybody.
+            Err(err) => tracing::debug!(%err, request = name, "sending to a shim failed"),
+        }
+        Ok(Pending { name, receiver })
+    }
+
+    /// From now on the exit of this exec is kept for the receiver.
+    pub(super) fn expect_exec(&self, exec_id: &str) -> oneshot::Receiver<i32> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.inner.lock();
+        if !state.closed {
+            state.execs.insert(exec_id.to_owned(), sender);
+        }
+        receiver
+    }
+
+    pub(super) fn forget_exec(&self, exec_id: &str) {
+        self.inner.lock().execs.remove(exec_id);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.pump.abort();
+    }
+}
+
+impl Pending {
+    /// Waits for the reply.
+    pub(super) async fn reply(self, limit: Duration) -> Result<Answer, ShimError> {
+        let answer = match tokio::time::timeout(limit, self.receiver).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => return Err(ShimError::Gone),
+            Err(_) => return Err(ShimError::Timeout { request: self.name, after: limit }),
+        };
+        match answer.body {
+            reply::Body::Failure(failure) => Err(ShimError::Refused {
+                kind: FailureKind::try_from(failure.kind).unwrap_or(FailureKind::Internal),
+                message: failure.message,
+            }),
+            _ => Ok(answer),
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody gets a reply any more.
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.queue.clear();
+        state.waiting.clear();
+        state.execs.clear();
+    }
+}
+
+/// Writes what the socket takes: `false` if it is full and more waits.
+fn flush(socket: &OwnedFd, queue: &mut VecDeque<Outgoing>) -> io::Result<bool> {
+    while let Some(out) = queue.front_mut() {
+        // Descriptors travel with the first byte only.
+        let fds: Vec<_> =
+            if out.written == 0 { out.fds.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+            return Err(Errno::INVAL.into());
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let bytes = [IoSlice::new(&out.bytes[out.written..])];
+        match rustix::net::sendmsg(socket, &bytes, &mut control, flags) {
+            Ok(count) => {
+                out.written += count;
+                out.fds.clear();
+                if out.written == out.bytes.len() {
+                    queue.pop_front();
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(err) => return Err(err.into()),
+        }
+    }
+    Ok(true)
+}
+
+/// Reads until the shim has gone, and writes what callers could not.
+async fn pump(inner: Arc<Inner>, events: mpsc::UnboundedSender<ShimEvent>) {
+    let mut incoming = Incoming::default();
+    let end = loop {
+        let step = tokio::select! {
+            step = read_some(&inner, &mut incoming, &events) => step,
+            step = write_blocked(&inner) => step,
+        };
+        if let Err(err) = step {
+            break err;
+        }
+    };
+    match end {
+        PumpError::Closed => tracing::debug!("a shim closed its connection"),
+        err => tracing::warn!(err = &err as &dyn std::error::Error, "a shim's connection was closed"),
+    }
+    inner.close();
+    // The owner may have ended before: then nobody needs to know.
+    let _ = events.send(ShimEvent::Gone);
+}
+
+async fn write_blocked(inner: &Inner) -> Result<(), PumpError> {
+    inner.blocked.notified().await;
+    loop {
+        let mut guard = inner.socket.writable().await?;
+        if flush(inner.socket.get_ref(), &mut inner.lock().queue)? {
+            return Ok(());
+        }
+        guard.clear_ready();
+    }
+}
+
+/// What came and is not taken apart yet.
+#[derive(Debug, Default)]
+struct Incoming {
+    bytes: Vec<u8>,
+    fds: VecDeque<OwnedFd>,
+}
+
+async fn read_some(
+    inner: &Inner,
+    incoming: &mut Incoming,
+    events: &mpsc::UnboundedSender<ShimEvent>,
+) -> Result<(), PumpError> {
+    let mut guard = inner.socket.readable().await?;
+    match incoming.receive(inner.socket.get_ref()) {
+        Ok(()) => {}
+        Err(PumpError::Socket(err)) if err.kind() == io::ErrorKind::WouldBlock => {
+            guard.clear_ready();
+            return Ok(());
+        }
+        Err(err) => return Err(err),
+    }
+    while let Some((header, payload)) = frame::take(&mut incoming.bytes)? {
+        if header.fds > incoming.fds.len() {
+            return Err(PumpError::Fds);
+        }
+        let fds: Vec<OwnedFd> = incoming.fds.drain(..header.fds).collect();
+        deliver(inner, header.kind, header.id, &payload, fds, events)?;
+    }
+    Ok(())
+}
+
+impl Incoming {
+    fn receive(&mut self, socket: &OwnedFd) -> Result<(), PumpError> {
+        let start = self.bytes.len();
+        self.bytes.resize(start + READ_BYTES, 0);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let mut into = [IoSliceMut::new(&mut self.bytes[start..])];
+        let received = rustix::net::recvmsg(socket, &mut into, &mut control, flags);
+        self.bytes.truncate(start + received.as_ref().map_or(0, |message| message.bytes));
+        let message = received.map_err(io::Error::from)?;
+        for control in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = control {
+                self.fds.extend(fds);
+            }
+        }
+        if message.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > FDS_PENDING_MAX {
+            return Err(PumpError::Fds);
+        }
+        if message.bytes == 0 { Err(PumpError::Closed) } else { Ok(()) }
+    }
+}
+
+fn deliver(
+    inner: &Inner,
+    kind: Kind,
+    id: u32,
+    payload: &[u8],
+    fds: Vec<OwnedFd>,
+    events: &mpsc::UnboundedSender<ShimEvent>,
+) -> Result<(), PumpError> {
+    match kind {
+        Kind::Request => Err(PumpError::Request),
+        Kind::Reply => {
+            let reply = message::Reply::decode(payload).map_err(FrameError::from)?;
+            let body = reply.body.ok_or(PumpError::Empty)?;
+            if let Some(waiting) = inner.lock().waiting.remove(&id) {
+                // Whoever asked may have given up.
+                let _ = waiting.send(Answer { body, fds });
+            }
+            Ok(())
+        }
+        Kind::Event => {
+            let event = message::Event::decode(payload).map_err(FrameError::from)?;
+            match event.body {
+                Some(event::Body::ContainerExited(exited)) => {
+                    let _ = events.send(ShimEvent::Exited(exited.exit));
+                }
+                Some(event::Body::ExecExited(exited)) => {
+                    if let Some(waiting) = inner.lock().execs.remove(&exited.exec_id) {
+                        let _ = waiting.send(exited.exit_code);
+                    }
+                }
+                // A newer shim tells more than we know of.
+                None => {}
+            }
+            Ok(())
+        }
+    }
+}
