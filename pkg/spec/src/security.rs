@@ -1,0 +1,191 @@
+//! What keeps a container in: capabilities, seccomp, AppArmor, SELinux, hidden paths.
+
+use carpel_shim_api::plan::Capabilities;
+
+use crate::config::{ContainerSecurity, SecurityProfile, SelinuxOption};
+use crate::error::PlanError;
+use crate::input::{AppArmor, ContainerInput, NodeFacts, SeccompInput, Selinux};
+use crate::seccomp::{self, BpfProgram, Profile};
+use crate::{capability, path};
+
+/// The most masked or read-only paths.
+const PATHS_MAX: usize = 1024;
+
+/// Side channels that are hidden beside what the kubelet lists: energy counters
+/// (GHSA-7ww5-4wqc-m92c) and interrupt counts.
+const MASKED_ALWAYS: [&str; 2] = ["/proc/interrupts", "/sys/devices/virtual/powercap"];
+
+/// Which seccomp program a container needs: equal needs have equal programs, so this is the key to
+/// cache them by (for `Localhost`, together with the file's content).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SeccompNeed {
+    /// None.
+    Unconfined,
+    /// The built-in profile, for a container with these capabilities.
+    Default {
+        /// What is granted.
+        capabilities: u64,
+    },
+    /// The profile in a file of the node, for a container with these capabilities.
+    Localhost {
+        /// The file.
+        path: String,
+        /// What is granted.
+        capabilities: u64,
+    },
+}
+
+/// Which seccomp program a container needs. A privileged container needs none, whatever it asks for.
+///
+/// # Errors
+/// A capability is unknown.
+pub fn seccomp_need(security: &ContainerSecurity, node: &NodeFacts) -> Result<SeccompNeed, PlanError> {
+    if security.privileged {
+        return Ok(SeccompNeed::Unconfined);
+    }
+    let capabilities = granted(security, node)?;
+    Ok(match &security.seccomp {
+        SecurityProfile::Unconfined => SeccompNeed::Unconfined,
+        SecurityProfile::RuntimeDefault => SeccompNeed::Default { capabilities },
+        SecurityProfile::Localhost(path) => SeccompNeed::Localhost { path: path.clone(), capabilities },
+    })
+}
+
+/// The finished program of a container; `None`: unconfined.
+pub(crate) fn seccomp(input: &ContainerInput<'_>) -> Result<Option<BpfProgram>, PlanError> {
+    let (capabilities, path) = match seccomp_need(&input.config.security, input.node)? {
+        SeccompNeed::Unconfined => return Ok(None),
+        SeccompNeed::Default { capabilities } => (capabilities, None),
+        SeccompNeed::Localhost { path, capabilities } => (capabilities, Some(path)),
+    };
+    let name = path.as_deref().unwrap_or("runtime/default");
+    let profile = match (input.seccomp, &path) {
+        (SeccompInput::Compiled(program), _) => return Ok(Some(program.clone())),
+        (SeccompInput::BuiltIn | SeccompInput::Localhost(_), None) => seccomp::default_profile(),
+        (SeccompInput::BuiltIn, Some(path)) => {
+            return Err(PlanError::SeccompMissing { path: path.clone() });
+        }
+        (SeccompInput::Localhost(content), Some(path)) => Profile::parse(content)
+            .map_err(|source| PlanError::SeccompProfile { path: path.clone(), source })?,
+    };
+    let compiled = seccomp::compile(&profile, capabilities, input.node.arch, input.node.kernel);
+    compiled.map(Some).map_err(|source| PlanError::SeccompCompile { path: name.to_owned(), source })
+}
+
+/// What the container is granted.
+pub(crate) fn granted(security: &ContainerSecurity, node: &NodeFacts) -> Result<u64, PlanError> {
+    let (add, drop) = (&security.add_capabilities, &security.drop_capabilities);
+    let granted = capability::granted(node.default_capabilities, add, drop, node.daemon_capabilities)
+        .map_err(|(action, source)| PlanError::Capability { action, source })?;
+    Ok(if security.privileged { node.daemon_capabilities } else { granted })
+}
+
+/// Capability sets: inheritable and ambient are empty (CVE-2022-24769), so that an execve as another
+/// user than root leaves nothing but what a file's own capabilities give.
+pub(crate) fn capabilities(granted: u64) -> Capabilities {
+    Capabilities { bounding: granted, effective: granted, permitted: granted, inheritable: 0, ambient: 0 }
+}
+
+/// The AppArmor profile to change to; empty: none. What was asked for by name is never left out.
+pub(crate) fn apparmor_profile(security: &ContainerSecurity, node: &NodeFacts) -> Result<String, PlanError> {
+    match (&security.apparmor, &node.apparmor) {
+        (SecurityProfile::Unconfined, _) | (SecurityProfile::RuntimeDefault, AppArmor::Absent) => {
+            Ok(String::new())
+        }
+        (SecurityProfile::RuntimeDefault, AppArmor::Enabled { .. }) if security.privileged => {
+            Ok(String::new())
+        }
+        (SecurityProfile::RuntimeDefault, AppArmor::Enabled { default_profile, loaded }) => {
+            if loaded.contains(default_profile) {
+                return Ok(default_profile.clone());
+            }
+            Err(PlanError::AppArmorNotLoaded { profile: default_profile.clone() })
+        }
+        (SecurityProfile::Localhost(profile), AppArmor::Absent) => {
+            Err(PlanError::AppArmorAbsent { profile: profile.clone() })
+        }
+        (SecurityProfile::Localhost(profile), AppArmor::Enabled { loaded, .. }) => {
+            if loaded.contains(profile) {
+                return Ok(profile.clone());
+            }
+            Err(PlanError::AppArmorNotLoaded { profile: profile.clone() })
+        }
+    }
+}
+
+/// The SELinux label of the process; empty: none. A label means nothing to a kernel without SELinux
+/// and is passed over there, as Kubernetes documents `seLinuxOptions`.
+pub(crate) fn selinux_label(security: &ContainerSecurity, node: &NodeFacts) -> Result<String, PlanError> {
+    let asked = security.selinux.clone().unwrap_or_default();
+    check_selinux(&asked)?;
+    let Selinux::Enabled { process_default } = &node.selinux else { return Ok(String::new()) };
+    if security.privileged && security.selinux.is_none() {
+        return Ok(String::new());
+    }
+    let either =
+        |asked: &str, default: &str| if asked.is_empty() { default.to_owned() } else { asked.to_owned() };
+    let label = [
+        either(&asked.user, &process_default.user),
+        either(&asked.role, &process_default.role),
+        either(&asked.type_, &process_default.type_),
+        either(&asked.level, &process_default.level),
+    ];
+    Ok(label.join(":"))
+}
+
+fn check_selinux(label: &SelinuxOption) -> Result<(), PlanError> {
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let level = |c: char| word(c) || matches!(c, ':' | ',');
+    for (part, value, ok) in [
+        ("user", &label.user, label.user.chars().all(word)),
+        ("role", &label.role, label.role.chars().all(word)),
+        ("type", &label.type_, label.type_.chars().all(word)),
+        ("level", &label.level, label.level.chars().all(level)),
+    ] {
+        if !ok || value.len() > 255 {
+            return Err(PlanError::SelinuxPart { part, value: value.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Hidden paths: those asked for and ours. None where nothing at all was asked for, which is how CRI
+/// tells an unmasked `/proc` (`procMount: Unmasked`), and none for a privileged container.
+pub(crate) fn masked_paths(security: &ContainerSecurity, node: &NodeFacts) -> Result<Vec<String>, PlanError> {
+    let mut paths = cleaned("masked path", &security.masked_paths)?;
+    if security.privileged || (paths.is_empty() && security.readonly_paths.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let thermal = (0..node.thermal_throttle_cpus)
+        .map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
+    for path in MASKED_ALWAYS.map(str::to_owned).into_iter().chain(thermal) {
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// Paths that cannot be written to; none for a privileged container.
+pub(crate) fn readonly_paths(security: &ContainerSecurity) -> Result<Vec<String>, PlanError> {
+    let paths = cleaned("read-only path", &security.readonly_paths)?;
+    Ok(if security.privileged { Vec::new() } else { paths })
+}
+
+fn cleaned(field: &'static str, asked: &[String]) -> Result<Vec<String>, PlanError> {
+    if asked.len() > PATHS_MAX {
+        return Err(PlanError::TooMany {
+            what: "masked or read-only paths",
+            count: asked.len(),
+            max: PATHS_MAX,
+        });
+    }
+    let mut paths = Vec::with_capacity(asked.len());
+    for text in asked {
+        let path = path::below_root(field, text)?;
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
