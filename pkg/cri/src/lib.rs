@@ -1,2 +1,23 @@
-//! Speaks CRI v1 with the kubelet.
+//! Speaks CRI v1 with the kubelet: the edge.
+//!
+//! ```text
+//!  gRPC request ─ parse ─▶ carpel_spec::config / ids ─▶ pod, image, network rooms
+//!  gRPC answer  ◀─ show ── snapshots                 ◀─┘
+//!  gRPC status  ◀─ status ─ the rooms' errors          (the one place that knows gRPC codes)
+//! ```
+//!
+//! It holds no state and decides nothing: each method is parse, one call, show. What is not built
+//! answers `Unimplemented` by the generated default; the README lists it.
 #![forbid(unsafe_code)]
+
+mod filter;
+mod info;
+mod parse;
+mod service;
+mod show;
+mod status;
+
+pub use service::{ImageServer, RuntimeFacts, RuntimeServer};
+
+/// The largest message that is sent or taken, in bytes: what the kubelet's client accepts.
+pub const MESSAGE_MAX_BYTES: usize = 16 << 20;

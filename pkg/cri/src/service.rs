@@ -1,0 +1,69 @@
+//! The two services, method by method.
+
+mod chunk;
+mod container;
+mod events;
+mod images;
+mod sandbox;
+mod stats;
+mod runtime;
+
+use std::sync::Arc;
+
+use carpel_image::Images;
+use carpel_network::Network;
+use carpel_pod::{ContainerSnapshot, Pods};
+
+/// CRI's `RuntimeService`.
+#[derive(Debug, Clone)]
+pub struct RuntimeServer {
+    pods: Pods,
+    images: Images,
+    network: Network,
+    facts: Arc<RuntimeFacts>,
+}
+
+/// What the daemon tells about itself.
+#[derive(Debug, Clone)]
+pub struct RuntimeFacts {
+    /// SemVer of the daemon.
+    pub version: String,
+    /// Whether systemd makes the cgroups; else the daemon's shims do.
+    pub systemd_cgroups: bool,
+    /// The configuration in force, as TOML, for `crictl info`.
+    pub config: String,
+}
+
+/// CRI's `ImageService`.
+#[derive(Debug, Clone)]
+pub struct ImageServer {
+    images: Images,
+}
+
+impl RuntimeServer {
+    /// Over the daemon's rooms.
+    #[must_use]
+    pub fn new(pods: Pods, images: Images, network: Network, facts: RuntimeFacts) -> RuntimeServer {
+        RuntimeServer { pods, images, network, facts: Arc::new(facts) }
+    }
+
+    /// What people call a container's image: what the user wrote, else a tag of it, else its id.
+    fn image_name(&self, container: &ContainerSnapshot) -> String {
+        let config = &container.config;
+        if !config.user_specified_image.is_empty() {
+            return config.user_specified_image.clone();
+        }
+        match self.images.find(&container.image_id) {
+            Ok(Some(image)) => image.repo_tags.first().cloned().unwrap_or_else(|| config.image.clone()),
+            Ok(None) | Err(_) => config.image.clone(),
+        }
+    }
+}
+
+impl ImageServer {
+    /// Over the image room.
+    #[must_use]
+    pub fn new(images: Images) -> ImageServer {
+        ImageServer { images }
+    }
+}
