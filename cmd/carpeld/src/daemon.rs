@@ -1,0 +1,155 @@
+//! The daemon's life: rooms, socket, ready, drain.
+
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use carpel_cri::{ImageServer, MESSAGE_MAX_BYTES, RuntimeFacts, RuntimeServer};
+use carpel_image::Images;
+use carpel_network::Network;
+use carpel_pod::Pods;
+use carpel_proto::v1::{
+    image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer,
+};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, oneshot},
+};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::{config::Config, listen, rooms, rpc::CallsLayer};
+
+/// How long calls under way may take once the daemon is asked to end. Event streams never end by
+/// themselves, and the service manager's patience is 90 seconds.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long after a call freed memory is given back to the kernel; calls in between count as one.
+const TRIM_AFTER: Duration = Duration::from_secs(10);
+
+/// Runs until `stop` resolves, then drains. Pods go on.
+///
+/// # Errors
+/// Whatever keeps the daemon from starting, in words for the operator.
+pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+    let _root = listen::lock(&config.root)?;
+    let _state = listen::lock(&config.state)?;
+
+    let images = Images::open(rooms::image(&config)).await.context("cannot open the image store")?;
+    let network = Network::open(rooms::network(&config)?).await.context("cannot set up the pods' network")?;
+    let pods = Pods::open(rooms::pod(&config)?, images.clone(), network.clone())
+        .await
+        .context("cannot take over the pods")?;
+
+    let facts = RuntimeFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        systemd_cgroups: config.cgroups.driver == crate::config::CgroupDriver::Systemd,
+        config: config.dump()?,
+    };
+    let runtime = RuntimeServer::new(pods, images.clone(), network, facts);
+    serve(&config.listen, runtime, ImageServer::new(images), stop).await
+}
+
+/// Serves both services on one socket: the kubelet's image endpoint is its runtime endpoint.
+async fn serve(
+    path: &Path,
+    runtime: RuntimeServer,
+    images: ImageServer,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let (draining, drain) = oneshot::channel();
+    let stop = async move {
+        stop.await;
+        // The receiver goes only with the whole daemon.
+        let _gone = draining.send(());
+    };
+    let called = Arc::new(Notify::new());
+    let router = Server::builder()
+        .layer(CallsLayer::new(Arc::clone(&called)))
+        .add_service(
+            RuntimeServiceServer::new(runtime)
+                .max_decoding_message_size(MESSAGE_MAX_BYTES)
+                .max_encoding_message_size(MESSAGE_MAX_BYTES),
+        )
+        .add_service(
+            ImageServiceServer::new(images)
+                .max_decoding_message_size(MESSAGE_MAX_BYTES)
+                .max_encoding_message_size(MESSAGE_MAX_BYTES),
+        );
+    // Only now: a client that meets half of the services falls back for good.
+    let listener = listen::bind(path)?;
+    tracing::info!(socket = %path.display(), version = env!("CARGO_PKG_VERSION"), "ready");
+    notify(&[NotifyState::Ready]);
+    let trim = tokio::spawn(trim_heap(called));
+    let served = tokio::spawn(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop));
+    let outcome = drained(served, drain).await;
+    trim.abort();
+    outcome
+}
+
+/// Waits for the server's end; after the request to stop, no longer than [`DRAIN`].
+async fn drained(
+    mut served: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    drain: oneshot::Receiver<()>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        ended = &mut served => return ended?.context("the server ended"),
+        _asked = drain => {}
+    }
+    tracing::info!("stopping; pods go on");
+    notify(&[NotifyState::Stopping]);
+    match tokio::time::timeout(DRAIN, &mut served).await {
+        Ok(ended) => ended?.context("the server ended"),
+        Err(_elapsed) => {
+            tracing::info!(waited_s = DRAIN.as_secs(), "calls under way were broken off");
+            served.abort();
+            Ok(())
+        }
+    }
+}
+
+/// Takes down what the built-in bridge left on the host.
+///
+/// # Errors
+/// Pods still use it, or the kernel refuses.
+pub async fn teardown_network(config: &Config) -> anyhow::Result<()> {
+    let _state = listen::lock(&config.state)?;
+    let network = Network::open(rooms::network(config)?).await?;
+    let known = network.known();
+    anyhow::ensure!(known.is_empty(), "{} pods are still attached; remove them first", known.len());
+    network.teardown_host().await?;
+    Ok(())
+}
+
+/// Resolves when the process is asked to end: SIGTERM, or SIGINT from a terminal.
+pub async fn terminated() {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "signals cannot be waited for");
+            std::future::pending().await
+        }
+    }
+}
+
+/// Tells the service manager, if one listens.
+fn notify(states: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the service manager was not told");
+    }
+}
+
+/// An idle daemon never wakes for this.
+async fn trim_heap(called: Arc<Notify>) {
+    loop {
+        called.notified().await;
+        tokio::time::sleep(TRIM_AFTER).await;
+        carpel_sys::heap::trim();
+    }
+}

@@ -1,0 +1,99 @@
+//! The configuration file's tables as each room's own settings.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use carpel_network::{BridgeConfig, CniConfig, Mode};
+use carpel_pod::Rlimit;
+
+use crate::config::{self, Config};
+
+/// `RLIMIT_NOFILE` (getrlimit(2)); the same number on every architecture that Carpel builds for.
+const RLIMIT_NOFILE: u32 = 7;
+
+/// Settings of the image room.
+pub(crate) fn image(config: &Config) -> carpel_image::Config {
+    carpel_image::Config {
+        root: config.root.join("images"),
+        certs_d: config.image.certs_d.clone(),
+        max_concurrent_downloads: config.image.max_concurrent_downloads,
+        progress_timeout: Duration::from_secs(config.image.progress_timeout_s),
+        pinned: config.image.pinned.clone(),
+        ..carpel_image::Config::default()
+    }
+}
+
+/// Settings of the network room.
+pub(crate) fn network(config: &Config) -> anyhow::Result<carpel_network::Config> {
+    let mode = match (&config.network.builtin, &config.network.cni) {
+        (Some(bridge), _) => Mode::Builtin(builtin(bridge)?),
+        (None, Some(plugins)) => Mode::Cni(cni(plugins)),
+        (None, None) => Mode::Cni(cni(&config::Cni::default())),
+    };
+    Ok(carpel_network::Config {
+        netns_dir: config.network.netns_dir.clone(),
+        state_dir: config.root.join("network"),
+        mode,
+    })
+}
+
+fn builtin(bridge: &config::Bridge) -> anyhow::Result<BridgeConfig> {
+    let mut subnets = Vec::with_capacity(bridge.subnets.len());
+    for subnet in &bridge.subnets {
+        subnets.push(subnet.parse().with_context(|| format!("network.builtin.subnets: {subnet:?} is not a subnet"))?);
+    }
+    Ok(BridgeConfig {
+        bridge: bridge.bridge.clone(),
+        subnets,
+        masquerade: bridge.masquerade,
+        mtu: Some(bridge.mtu).filter(|&mtu| mtu != 0),
+        ip_forward: bridge.ip_forward,
+    })
+}
+
+fn cni(plugins: &config::Cni) -> CniConfig {
+    CniConfig {
+        conf_dir: plugins.conf_dir.clone(),
+        bin_dirs: plugins.bin_dirs.clone(),
+        cache_dir: plugins.cache_dir.clone(),
+        plugin_timeout: Duration::from_secs(plugins.plugin_timeout_s),
+        ..CniConfig::default()
+    }
+}
+
+/// Settings of the pod room.
+pub(crate) fn pod(config: &Config) -> anyhow::Result<carpel_pod::Config> {
+    let nofile = config.runtime.nofile;
+    Ok(carpel_pod::Config {
+        root: config.root.clone(),
+        state: config.state.clone(),
+        shim: shim(&config.runtime)?,
+        shim_cgroup: config.cgroups.shims.clone(),
+        cgroup_parent: config.cgroups.parent.clone(),
+        cgroup_driver: match config.cgroups.driver {
+            config::CgroupDriver::Cgroupfs => carpel_pod::CgroupDriver::Cgroupfs,
+            config::CgroupDriver::Systemd => carpel_pod::CgroupDriver::Systemd,
+        },
+        log_line_max_bytes: config.runtime.log_line_max_bytes,
+        exec_output_max_bytes: config.runtime.exec_output_max_bytes,
+        default_rlimits: vec![Rlimit { resource: RLIMIT_NOFILE, soft: nofile, hard: nofile }],
+        default_capabilities: config.runtime.default_capabilities.clone(),
+        overlay_volatile: config.runtime.overlay_volatile,
+    })
+}
+
+/// The shim's program: as configured, else beside the daemon's own.
+fn shim(runtime: &config::Runtime) -> anyhow::Result<PathBuf> {
+    let path = if runtime.shim.as_os_str().is_empty() {
+        let own = std::env::current_exe().context("cannot tell where carpeld itself is")?;
+        own.with_file_name("carpel-shim")
+    } else {
+        runtime.shim.clone()
+    };
+    anyhow::ensure!(
+        path.is_file(),
+        "there is no shim at {}; put carpel-shim beside carpeld, or set runtime.shim",
+        path.display()
+    );
+    Ok(path)
+}
