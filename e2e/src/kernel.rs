@@ -1,0 +1,229 @@
+//! What the kernel says, read without asking any runtime: cgroups, namespaces, mounts, processes. And the few kernel
+//! objects that tests make for themselves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Where the cgroup hierarchies of a controller may be: v1's own one, then v2.
+fn hierarchies(controller: &str) -> Vec<PathBuf> {
+    let base = Path::new("/sys/fs/cgroup");
+    let own = base.join(controller);
+    if own.is_dir() { vec![own] } else { vec![base.to_owned()] }
+}
+
+/// Whether the machine's controllers are on cgroup v1 (or hybrid, which is v1 with an empty v2 beside it).
+pub fn is_cgroup_v1() -> bool {
+    !Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// Every cgroup folder, in every hierarchy, whose name contains a text.
+pub fn cgroups_named(part: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    walk(Path::new("/sys/fs/cgroup"), &mut |folder| {
+        if folder.file_name().is_some_and(|name| name.to_string_lossy().contains(part)) {
+            found.push(folder.to_owned());
+        }
+    });
+    found
+}
+
+fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
+    // Cgroups come and go while other tests run.
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            visit(&entry.path());
+            walk(&entry.path(), visit);
+        }
+    }
+}
+
+/// The cgroup folder of a container in a controller's hierarchy.
+pub fn cgroup(controller: &str, container_id: &str) -> PathBuf {
+    let roots = hierarchies(controller);
+    let mut found = cgroups_named(container_id);
+    found.retain(|path| roots.iter().any(|root| path.starts_with(root)));
+    found.into_iter().next().unwrap_or_else(|| panic!("no {controller} cgroup is named after {container_id}"))
+}
+
+/// The trimmed content of a file of a container's cgroup.
+pub fn cgroup_file(controller: &str, container_id: &str, file: &str) -> String {
+    let path = cgroup(controller, container_id).join(file);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+    text.trim().to_owned()
+}
+
+/// The processes of a container, smallest id first, by its cgroup.
+pub fn processes(container_id: &str) -> Vec<u32> {
+    let text = cgroup_file("pids", container_id, "cgroup.procs");
+    let mut pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// The identity of a process's namespace: `net`, `pid`, `ipc`, `uts`, `mnt`, `user`, `cgroup`.
+pub fn namespace(pid: u32, kind: &str) -> String {
+    let path = format!("/proc/{pid}/ns/{kind}");
+    let link = fs::read_link(&path).unwrap_or_else(|error| panic!("readlink {path}: {error}"));
+    link.to_string_lossy().into_owned()
+}
+
+/// One field of `/proc/PID/status`.
+pub fn status_field(pid: u32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let prefix = format!("{field}:");
+    let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+    line.unwrap_or_else(|| panic!("no {field} in /proc/{pid}/status")).trim().to_owned()
+}
+
+/// The processes of the machine that have `part` in their command line, executable or cgroup path.
+pub fn processes_mentioning(part: &str) -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc can be listed").flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        if pid == std::process::id() {
+            continue;
+        }
+        // A process that ends while it is looked at mentions nothing.
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        let cgroup = String::from_utf8_lossy(&read("cgroup")).into_owned();
+        let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        if command.contains(part) || cgroup.contains(part) || exe.to_string_lossy().contains(part) {
+            found.push((pid, command));
+        }
+    }
+    found
+}
+
+/// The mount points of this mount namespace whose line mentions a text.
+pub fn mounts_mentioning(part: &str) -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo can be read");
+    let lines = text.lines().filter(|line| line.contains(part));
+    lines.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+}
+
+/// Runs a program; panics with its errors unless it succeeds.
+pub fn run(program: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("run {program}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {errors}", arguments.join(" "));
+    output
+}
+
+/// A tmpfs of a limited size; unmounted with this value.
+#[derive(Debug)]
+pub struct Tmpfs {
+    folder: tempfile::TempDir,
+}
+
+impl Tmpfs {
+    /// Mounts one with the given options (`size=64m`, `nr_inodes=…`).
+    pub fn mount(options: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("carpel-e2e-tmpfs").tempdir().expect("temporary folder");
+        let path = folder.path().to_string_lossy().into_owned();
+        run("mount", &["-t", "tmpfs", "-o", options, "carpel-e2e", &path]);
+        Self { folder }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        run("umount", &["--lazy", &self.folder.path().to_string_lossy()]);
+    }
+}
+
+/// A named network namespace with its loopback up; deleted with this value.
+#[derive(Debug)]
+pub struct NetNs {
+    name: String,
+}
+
+impl NetNs {
+    /// Makes one.
+    pub fn create(name: &str) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        run("ip", &["netns", "add", &name]);
+        let namespace = Self { name };
+        namespace.run(&["ip", "link", "set", "lo", "up"]);
+        namespace
+    }
+
+    /// Its path, for `nsenter --net=…`.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    /// Runs a program in it; panics unless it succeeds.
+    pub fn run(&self, command: &[&str]) -> String {
+        let entry = format!("--net={}", self.path().display());
+        let arguments: Vec<&str> =
+            [entry.as_str(), "--"].into_iter().chain(command.iter().copied()).collect();
+        String::from_utf8_lossy(&run("nsenter", &arguments).stdout).into_owned()
+    }
+}
+
+impl Drop for NetNs {
+    fn drop(&mut self) {
+        run("ip", &["netns", "delete", &self.name]);
+    }
+}
+
+/// A cgroup in every hierarchy, for pods to be made below, as the kubelet makes them.
+#[derive(Debug)]
+pub struct CgroupParent {
+    name: String,
+}
+
+impl CgroupParent {
+    /// Makes it; the name must be unique on the machine.
+    pub fn create(name: &str) -> Self {
+        let parent = Self { name: name.to_owned() };
+        for folder in parent.folders() {
+            fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("mkdir {}: {error}", folder.display()));
+            // A v1 cpuset is born empty and takes no process until it has both.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                let above = folder.parent().expect("below the hierarchy's root").join(file);
+                if is_cgroup_v1() && above.exists() {
+                    let value = fs::read(&above).expect("read the root cpuset");
+                    fs::write(folder.join(file), value).expect("fill the cpuset");
+                }
+            }
+        }
+        parent
+    }
+
+    /// The path in a hierarchy, as `cgroup_parent` wants it.
+    pub fn path(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// Removes it; returns the folders that would not go, because something is left in them.
+    pub fn remove(&self) -> Vec<PathBuf> {
+        let mut left = Vec::new();
+        for folder in self.folders().into_iter().filter(|folder| folder.exists()) {
+            if fs::remove_dir(&folder).is_err() {
+                walk(&folder, &mut |below| left.push(below.to_owned()));
+                left.push(folder);
+            }
+        }
+        left
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        let base = Path::new("/sys/fs/cgroup");
+        if !is_cgroup_v1() {
+            return vec![base.join(&self.name)];
+        }
+        let hierarchies = fs::read_dir(base).expect("cgroups are mounted").flatten();
+        let folders = hierarchies.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.map(|entry| entry.path().join(&self.name)).collect()
+    }
+}
