@@ -4,6 +4,8 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 const PROTO: &str = "runtime/v1/api.proto";
+/// Not part of CRI, and therefore not of `descriptors.bin` either.
+const OPERATOR_PROTO: &str = "carpel/v1/operator.proto";
 
 /// Messages whose derived `Debug` would print a secret or a container's data; `src/redact.rs` writes theirs.
 const REDACTED: [&str; 6] = [
@@ -17,6 +19,7 @@ const REDACTED: [&str; 6] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={PROTO}");
+    println!("cargo:rerun-if-changed={OPERATOR_PROTO}");
     println!("cargo:rerun-if-changed=build.rs");
 
     let mut compiler = protox::Compiler::new(["."])?;
@@ -32,5 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".runtime.v1.ExecSyncResponse")
         .skip_debug(REDACTED)
         .compile_fds(compiler.file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .generate_default_stubs(true)
+        .compile_fds(protox::compile([OPERATOR_PROTO], ["."])?)?;
     Ok(())
 }

@@ -5,8 +5,9 @@
 //!
 //! ```text
 //! kubelet, crictl ──► v1::runtime_service_server::RuntimeService   37 methods ┐ one unix socket,
-//!                     v1::image_service_server::ImageService        6 methods ┘ both services
-//! carpel          ──► v1::runtime_service_client, v1::image_service_client
+//!                     v1::image_service_server::ImageService        6 methods ├ all services
+//! carpel only     ──► operator::operator_server::Operator           3 methods ┘
+//! carpel          ──► v1::runtime_service_client, v1::image_service_client, operator::operator_client
 //! ```
 //!
 //! It is not a place for behaviour: nothing here validates a request or decides an answer (that is
@@ -31,5 +32,11 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
-/// The encoded `google.protobuf.FileDescriptorSet` of the protocol, with source positions and comments.
+/// Package `carpel.v1`: what `carpel` asks of `carpeld` beyond CRI, on the same socket.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines, clippy::excessive_nesting)]
+pub mod operator {
+    tonic::include_proto!("carpel.v1");
+}
+
+/// The encoded `google.protobuf.FileDescriptorSet` of CRI, with source positions and comments.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
