@@ -11,8 +11,6 @@ use crate::{cgroup, devices, mounts, path, process, resources, security, signal,
 
 /// The longest id of a target container, in bytes.
 const ID_MAX_BYTES: usize = 64;
-/// `SECCOMP_FILTER_FLAG_SPEC_ALLOW`: include/uapi/linux/seccomp.h.
-const SECCOMP_SPEC_ALLOW: u32 = 1 << 2;
 
 /// A container's plan, and what the daemon itself has to do or remember.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +71,7 @@ fn process_plan(input: &ContainerInput<'_>) -> Result<ProcessPlan, PlanError> {
         rlimits: input.node.default_rlimits.clone(),
         no_new_privileges: config.security.no_new_privs,
         oom_score_adj: resources::oom_score_adj(&config.resources)?,
-        seccomp_flags: seccomp.as_ref().map_or(0, |program| program.flags | SECCOMP_SPEC_ALLOW),
+        seccomp_flags: seccomp.as_ref().map_or(0, |program| program.flags),
         seccomp_bpf: seccomp.map(|program| program.to_ne_bytes()).unwrap_or_default(),
         apparmor_profile: security::apparmor_profile(&config.security, input.node)?,
         selinux_label: security::selinux_label(&config.security, input.node)?,

@@ -170,4 +170,3 @@ fn too_many(what: &'static str, count: usize) -> Result<(), PlanError> {
     }
     Ok(())
 }
-

@@ -15,6 +15,7 @@ pub use profile::{
     Action, ArchMap, ArgRule, Condition, Operator, PROFILE_MAX_BYTES, Profile, ProfileError, SyscallRule,
 };
 mod arch;
+mod argument;
 mod bpf;
 mod compile;
 mod default;

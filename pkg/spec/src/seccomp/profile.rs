@@ -11,6 +11,8 @@ pub const PROFILE_MAX_BYTES: usize = 1 << 20;
 const RULES_MAX: usize = 4096;
 /// The most system calls of a rule.
 const NAMES_MAX: usize = 2048;
+/// The most comparisons of a rule.
+const COMPARISONS_MAX: usize = 12;
 /// A system call has six arguments.
 pub(crate) const ARGS_MAX: usize = 6;
 
@@ -226,14 +228,17 @@ impl Profile {
             return Err(ProfileError::TooLarge { len: content.len() });
         }
         let profile: Self = serde_json::from_slice(content).map_err(ProfileError::Json)?;
-        let rules = profile.syscalls.len();
+        profile.check()?;
+        Ok(profile)
+    }
+
+    /// Whether all rules can be ones; a profile need not come from [`Profile::parse`].
+    pub(super) fn check(&self) -> Result<(), ProfileError> {
+        let rules = self.syscalls.len();
         if rules > RULES_MAX {
             return Err(ProfileError::TooMany { what: "rules", count: rules, max: RULES_MAX });
         }
-        for (index, rule) in profile.syscalls.iter().enumerate() {
-            check(index, rule)?;
-        }
-        Ok(profile)
+        self.syscalls.iter().enumerate().try_for_each(|(index, rule)| check(index, rule))
     }
 }
 
@@ -243,7 +248,7 @@ fn check(index: usize, rule: &SyscallRule) -> Result<(), ProfileError> {
     }
     for (what, count, max) in [
         ("system calls in a rule", rule.names.len(), NAMES_MAX),
-        ("comparisons in a rule", rule.args.len(), 64),
+        ("comparisons in a rule", rule.args.len(), COMPARISONS_MAX),
     ] {
         if count > max {
             return Err(ProfileError::TooMany { what, count, max });
