@@ -3,7 +3,6 @@
 //! It can be killed, ended and started again on the same folders; pods survive that, as they do on a node.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -43,7 +42,7 @@ pub struct Options {
     pub netns: Option<PathBuf>,
     /// Where images and containers are kept; in its own folder unless given.
     pub root: Option<PathBuf>,
-    /// More lines for the end of its config file.
+    /// A drop-in for its config, which beats the harness's.
     pub config: String,
 }
 
@@ -113,15 +112,16 @@ impl Daemon {
         let slot = Slot::take();
         let folder = tempfile::Builder::new().prefix("carpel-e2e-").tempdir().expect("temporary folder");
         let root = options.root.clone().unwrap_or_else(|| folder.path().join("root"));
-        for part in ["bin", "certs.d", "logs"] {
+        for part in ["bin", "certs.d", "conf.d", "logs", "netns"] {
             fs::create_dir(folder.path().join(part)).expect("make the daemon's folders");
         }
         // A copy of its own, so that a process can be told to be of this daemon by its executable.
         fs::copy(program("carpel-shim"), folder.path().join("bin/carpel-shim")).expect("copy the shim");
-        let config = folder.path().join("config.toml");
-        fs::write(&config, config_text(&slot, folder.path(), &options)).expect("write the config");
-        fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("protect the config");
         let parent = CgroupParent::create(&format!("carpel-e2e-{}-{}", slot.number, std::process::id()));
+        let text = config_text(&slot, folder.path(), &parent, &options);
+        fs::write(folder.path().join("config.toml"), text).expect("write the config");
+        fs::write(folder.path().join("conf.d/test.toml"), &options.config)
+            .expect("write the config's drop-in");
         let client = Client::new(&folder.path().join("carpel.sock"));
         let netns = options.netns;
         let mut daemon = Self { client, slot, parent, folder, root, netns, child: None };
@@ -336,21 +336,29 @@ impl Drop for Daemon {
     }
 }
 
-fn config_text(slot: &Slot, folder: &Path, options: &Options) -> String {
+/// Everything that could meet another daemon on the machine is this one's own. IP forwarding stays as it is: a setting
+/// of the whole machine; tests that need it have a network namespace.
+fn config_text(slot: &Slot, folder: &Path, cgroups: &CgroupParent, options: &Options) -> String {
     let number = slot.number;
     let network = match &options.network {
         Network::Builtin => format!(
-            "[network]\nbuiltin = {{ bridge = \"{}\", subnets = [\"10.213.{number}.0/24\", \"fdca:4be1:e2e:{number:x}::/64\"] }}\n",
-            slot.bridge()
+            "[network.builtin]\nbridge = {:?}\nip_forward = {}\n\
+             subnets = [\"10.213.{number}.0/24\", \"fdca:4be1:e2e:{number:x}::/64\"]\n",
+            slot.bridge(),
+            options.netns.is_some(),
         ),
-        Network::Cni { conf_dir, bin_dirs } => {
-            format!("[network.cni]\nconf_dir = {conf_dir:?}\nbin_dirs = {bin_dirs:?}\n")
-        }
+        Network::Cni { conf_dir, bin_dirs } => format!(
+            "[network.cni]\nconf_dir = {conf_dir:?}\nbin_dirs = {bin_dirs:?}\ncache_dir = {:?}\n",
+            folder.join("cni-cache")
+        ),
     };
     format!(
-        "{network}[image]\ncerts_d = [{:?}]\n[runtime]\nshim = {:?}\n{}",
+        "[log]\nlevel = \"debug\"\n[image]\ncerts_d = [{:?}]\n[runtime]\nshim = {:?}\n\
+         [cgroups]\nparent = {:?}\nshims = {:?}\n[network]\nnetns_dir = {:?}\n{network}",
         folder.join("certs.d"),
         folder.join("bin/carpel-shim"),
-        options.config
+        cgroups.default_pods(),
+        cgroups.shims(),
+        folder.join("netns"),
     )
 }

@@ -205,10 +205,24 @@ impl CgroupParent {
         format!("/{}", self.name)
     }
 
+    /// Where a daemon puts the pods that name no parent. The daemon makes it and keeps it.
+    pub fn default_pods(&self) -> String {
+        format!("/{}/default", self.name)
+    }
+
+    /// Where a daemon puts its shims. The daemon makes it and keeps it.
+    pub fn shims(&self) -> String {
+        format!("/{}/shims", self.name)
+    }
+
     /// Removes it; returns the folders that would not go, because something is left in them.
     pub fn remove(&self) -> Vec<PathBuf> {
         let mut left = Vec::new();
         for folder in self.folders().into_iter().filter(|folder| folder.exists()) {
+            for kept in ["default", "shims"] {
+                // Absent where the daemon had no use for it; what is in it shows below.
+                fs::remove_dir(folder.join(kept)).unwrap_or_default();
+            }
             if fs::remove_dir(&folder).is_err() {
                 walk(&folder, &mut |below| left.push(below.to_owned()));
                 left.push(folder);

@@ -123,6 +123,30 @@ impl Layout {
         layout
     }
 
+    /// A layout that is there already, to be pushed as it is.
+    pub fn open(folder: &Path) -> Self {
+        let bytes = std::fs::read(folder.join("index.json")).expect("a layout has an index");
+        let mut index: Value = serde_json::from_slice(&bytes).expect("a layout's index is JSON");
+        let entries = index["manifests"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        Self { folder: folder.to_owned(), entries }
+    }
+
+    /// Its entries' names, in their order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries
+            .iter()
+            .filter_map(|entry| entry["annotations"]["org.opencontainers.image.ref.name"].as_str())
+    }
+
+    /// The digest that a name stands for.
+    pub fn digest_of(&self, name: &str) -> Option<&str> {
+        let entry = self
+            .entries
+            .iter()
+            .find(|entry| entry["annotations"]["org.opencontainers.image.ref.name"].as_str() == Some(name))?;
+        entry["digest"].as_str()
+    }
+
     /// Where it is.
     pub fn folder(&self) -> &Path {
         &self.folder

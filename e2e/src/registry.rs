@@ -78,11 +78,7 @@ impl Registry {
 
     /// Pushes every image of a layout under the names they have there; whole indexes, blobs unchanged.
     pub fn push(&self, layout: &Layout) {
-        let index = std::fs::read(layout.folder().join("index.json")).expect("a layout has an index");
-        let index: serde_json::Value = serde_json::from_slice(&index).expect("a layout's index is JSON");
-        for entry in index["manifests"].as_array().into_iter().flatten() {
-            let name = entry["annotations"]["org.opencontainers.image.ref.name"].as_str();
-            let name = name.expect("every entry of our layouts has a name");
+        for name in layout.names() {
             self.copy(layout.folder(), name, name, &["--all", "--preserve-digests"]);
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::http::{Reply, Request, Server};
+use crate::layout::Layout;
 
 /// What a well-behaved registry would answer about the images of a layout.
 #[derive(Debug, Clone, Default)]
@@ -32,11 +33,9 @@ impl Content {
             let digest = format!("sha256:{}", entry.file_name().to_string_lossy());
             content.blobs.insert(digest, (media_type, bytes));
         }
-        let index: serde_json::Value =
-            serde_json::from_slice(&read(&layout.join("index.json"))).expect("a layout's index is JSON");
-        for entry in index["manifests"].as_array().into_iter().flatten() {
-            let name = entry["annotations"]["org.opencontainers.image.ref.name"].as_str();
-            let (Some(name), Some(digest)) = (name, entry["digest"].as_str()) else { continue };
+        let layout = Layout::open(layout);
+        for name in layout.names() {
+            let digest = layout.digest_of(name).expect("a name stands for a digest");
             content.tags.insert(name.to_owned(), digest.to_owned());
         }
         content

@@ -3,6 +3,7 @@
 //! `hack/critest-images` calls it with a folder that holds what it built and fetched: `busybox/busybox`, the unpacked
 //! packages of nginx in `nginx/`, the programs `nonewprivs` and `pause`. The result is one OCI layout whose names are the
 //! full references that the suite pulls.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
