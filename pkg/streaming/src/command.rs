@@ -1,0 +1,162 @@
+//! A session of exec or attach, over either transport: four pumps and an ending.
+//!
+//! ```text
+//!  stdin ──▶ process ──▶ stdout, stderr         resize ──▶ terminal
+//!            process ends ─▶ the rest of its output ─▶ outcome on the error stream ─▶ ends ─▶ close
+//!            client goes  ─▶ everything is dropped: stdin ends, the terminal hangs up
+//! ```
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    task::JoinSet,
+};
+
+use crate::{
+    backend::{Process, Size, Terminal},
+    channel::{Gone, Incoming, Outgoing, PIECE_BYTES},
+    outcome::Outcome,
+};
+
+/// How long output is still awaited after the process has ended: a child of it may hold the pipe.
+const DRAIN: Duration = Duration::from_millis(500);
+/// The most of a resize message, in bytes: two numbers and their names.
+const RESIZE_MAX_BYTES: usize = 1024;
+
+/// Which protocol the client speaks on the error stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorForm {
+    /// A status object, also for success.
+    Status,
+    /// Text, and only for failures.
+    Text,
+}
+
+/// The client's ends.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) stdin: Option<Incoming>,
+    pub(crate) stdout: Option<Outgoing>,
+    pub(crate) stderr: Option<Outgoing>,
+    pub(crate) resize: Option<Incoming>,
+    pub(crate) error: Outgoing,
+    pub(crate) error_form: ErrorForm,
+}
+
+/// Runs a session until the process has ended. Dropped when the client goes.
+pub(crate) async fn run(client: Client, process: Process) {
+    let Client { stdin, stdout, stderr, resize, error, error_form } = client;
+    // Aborted with this future: nothing outlives the session.
+    let mut inward = JoinSet::new();
+    if let (Some(from), Some(to)) = (stdin, process.stdin) {
+        inward.spawn(feed(from, to));
+    }
+    if let (Some(sizes), Some(terminal)) = (resize, process.terminal) {
+        inward.spawn(follow_size(sizes, terminal));
+    }
+    let mut outward = JoinSet::new();
+    for (from, to) in [(process.stdout, &stdout), (process.stderr, &stderr)] {
+        if let (Some(from), Some(to)) = (from, to) {
+            outward.spawn(pump(from, to.clone()));
+        }
+    }
+    let outcome = match process.exit.await {
+        Ok(code) => Outcome::Exited(code),
+        Err(error) => Outcome::Failed(error.to_string()),
+    };
+    let drained = async { while outward.join_next().await.is_some() {} };
+    let _cut_short = tokio::time::timeout(DRAIN, drained).await;
+    drop(outward);
+    drop(inward);
+    tell(&error, error_form, &outcome).await;
+    for stream in [Some(&error), stdout.as_ref(), stderr.as_ref()].into_iter().flatten() {
+        let _gone = stream.end().await;
+    }
+}
+
+/// Tells how it ended.
+pub(crate) async fn tell(error: &Outgoing, form: ErrorForm, outcome: &Outcome) {
+    let text = match form {
+        ErrorForm::Status => Some(outcome.status()),
+        ErrorForm::Text => outcome.text(),
+    };
+    if let Some(text) = text {
+        // A client that has gone does not want to know.
+        let _gone = error.send(text).await;
+    }
+}
+
+async fn feed(mut from: Incoming, mut to: Box<dyn AsyncWrite + Send + Unpin>) {
+    while let Some(piece) = from.next().await {
+        // A process that reads no more is no failure of the session.
+        if to.write_all(&piece).await.is_err() {
+            return;
+        }
+    }
+    let _closed = to.shutdown().await;
+}
+
+async fn pump(mut from: Box<dyn AsyncRead + Send + Unpin>, to: Outgoing) -> Result<(), Gone> {
+    let mut buffer = BytesMut::with_capacity(PIECE_BYTES);
+    loop {
+        buffer.reserve(PIECE_BYTES);
+        match from.read_buf(&mut buffer).await {
+            // A terminal whose processes have all gone answers with an error, a pipe with zero.
+            Ok(0) | Err(_) => return Ok(()),
+            Ok(_) => to.send(buffer.split().freeze()).await?,
+        }
+    }
+}
+
+async fn follow_size(mut sizes: Incoming, terminal: Box<dyn Terminal>) {
+    let mut pending = Vec::new();
+    while let Some(piece) = sizes.next().await {
+        pending.extend_from_slice(&piece);
+        let (last, taken) = last_size(&pending);
+        pending.drain(..taken);
+        if pending.len() > RESIZE_MAX_BYTES {
+            return;
+        }
+        if let Some(size) = last
+            && terminal.resize(size).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The last whole size in `text` and how much of it was read: JSON objects, one after another, which a
+/// sender may cut anywhere.
+fn last_size(text: &[u8]) -> (Option<Size>, usize) {
+    let mut objects = serde_json::Deserializer::from_slice(text).into_iter::<serde_json::Value>();
+    let (mut last, mut taken) = (None, 0);
+    while let Some(Ok(object)) = objects.next() {
+        taken = objects.byte_offset();
+        let number = |name: &str| object.get(name)?.as_u64().and_then(|value| u16::try_from(value).ok());
+        if let (Some(width), Some(height)) = (number("Width"), number("Height")) {
+            last = Some(Size { width, height });
+        }
+    }
+    (last, taken)
+}
+
+/// A piece that only tells the client that a channel is there.
+pub(crate) fn hello() -> Bytes {
+    Bytes::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_whole_size_counts() {
+        let text = b"{\"Width\":80,\"Height\":24}\n{\"Width\":100,\"Height\":30}{\"Wid";
+        let (size, taken) = last_size(text);
+        assert_eq!(size, Some(Size { width: 100, height: 30 }));
+        assert_eq!(&text[taken..], b"{\"Wid");
+        assert_eq!(last_size(b"{\"Width\":99999,\"Height\":1}").0, None);
+    }
+}

@@ -1,0 +1,104 @@
+//! Port-forward: for each connection of the client a pair of streams, data and error.
+//!
+//! A connection that fails tells so on its error stream and ends alone; the session goes on.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+use crate::{
+    backend::Backend,
+    channel::{Incoming, Outgoing, PIECE_BYTES},
+    spdy::{Connection, Stream},
+};
+
+/// Connections of one session that may be open at the same time.
+const CONNECTIONS_MAX: usize = 100;
+
+/// A session over SPDY: `portforward.k8s.io`. Runs until the client ends it.
+pub(crate) async fn over_spdy(mut connection: Connection, backend: Arc<dyn Backend>, pod: String) {
+    let mut halves: HashMap<String, Stream> = HashMap::new();
+    let mut running = JoinSet::new();
+    while let Some(stream) = connection.next().await {
+        while running.try_join_next().is_some() {}
+        // Streams without an id come in pairs, an error stream and then its data (old clients).
+        let id = stream.header("requestid").unwrap_or_default().to_owned();
+        if halves.len() + running.len() >= CONNECTIONS_MAX {
+            stream.refuse().await;
+            continue;
+        }
+        stream.accept().await;
+        let Some(other) = halves.remove(&id) else {
+            halves.insert(id, stream);
+            continue;
+        };
+        match pair(other, stream) {
+            Some((data, error, port)) => {
+                let (backend, pod) = (Arc::clone(&backend), pod.clone());
+                running.spawn(async move {
+                    forward(&*backend, pod, port, data.incoming, data.outgoing, error).await;
+                });
+            }
+            None => tracing::debug!(pod, "a port-forward's streams make no pair"),
+        }
+    }
+    connection.close().await;
+}
+
+/// Which of two streams is the data and which the error stream, and the port that they are for.
+fn pair(one: Stream, two: Stream) -> Option<(Stream, Outgoing, u16)> {
+    let (data, error) = match (one.header("streamtype")?, two.header("streamtype")?) {
+        ("data", "error") => (one, two),
+        ("error", "data") => (two, one),
+        _ => return None,
+    };
+    let port = data.header("port")?.parse().ok().filter(|&port: &u16| port != 0)?;
+    Some((data, error.outgoing, port))
+}
+
+/// One connection, from dialling to the end of both directions.
+pub(crate) async fn forward(
+    backend: &dyn Backend,
+    pod: String,
+    port: u16,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    error: Outgoing,
+) {
+    let outcome = match backend.connect(pod, port).await {
+        Ok(socket) => copy(socket, incoming, &outgoing).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(message) = outcome {
+        let _gone = error.send(Bytes::from(format!("port {port}: {message}"))).await;
+    }
+    for stream in [&outgoing, &error] {
+        let _gone = stream.end().await;
+    }
+}
+
+async fn copy(mut socket: TcpStream, mut incoming: Incoming, outgoing: &Outgoing) -> std::io::Result<()> {
+    let (mut read, mut write) = socket.split();
+    let inward = async {
+        while let Some(piece) = incoming.next().await {
+            write.write_all(&piece).await?;
+        }
+        write.shutdown().await
+    };
+    let outward = async {
+        let mut buffer = BytesMut::with_capacity(PIECE_BYTES);
+        loop {
+            buffer.reserve(PIECE_BYTES);
+            if read.read_buf(&mut buffer).await? == 0 || outgoing.send(buffer.split().freeze()).await.is_err()
+            {
+                return outgoing.end().await.or(Ok(()));
+            }
+        }
+    };
+    tokio::try_join!(inward, outward).map(|_| ())
+}

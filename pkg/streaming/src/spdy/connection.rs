@@ -1,0 +1,228 @@
+//! A connection: one task reads frames, one writes them, streams come out.
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::mpsc,
+    task::JoinSet,
+};
+
+use super::{
+    frame::{self, Frame, FrameError, INVALID_STREAM, REFUSED_STREAM},
+    headers::{HeaderError, HeaderReader, HeaderWriter},
+};
+use crate::channel::{Incoming, Outgoing, PIECE_BYTES, QUEUE, Write};
+
+/// Streams of a connection that may be open at the same time.
+const STREAMS_MAX: usize = 256;
+/// How long a client may take to end the connection after the farewell.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A stream that the client opened.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    headers: Vec<(String, String)>,
+    /// What the client sends.
+    pub(crate) incoming: Incoming,
+    /// What is sent to it.
+    pub(crate) outgoing: Outgoing,
+}
+
+impl Stream {
+    /// A header's value; names are lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Takes the stream: the client waits for this.
+    pub(crate) async fn accept(&self) {
+        let accept = Write::Accept { stream: self.outgoing.stream };
+        // A connection that has ended shows in what is read.
+        let _gone = self.outgoing.writer.send(accept).await;
+    }
+
+    /// Refuses the stream.
+    pub(crate) async fn refuse(self) {
+        let refuse = Write::Reset { stream: self.outgoing.stream, status: REFUSED_STREAM };
+        let _gone = self.outgoing.writer.send(refuse).await;
+    }
+}
+
+/// A connection with its two tasks; they end with it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    streams: mpsc::Receiver<Stream>,
+    writer: mpsc::Sender<Write>,
+    reading: JoinSet<()>,
+    writing: JoinSet<()>,
+}
+
+/// Why a connection was given up.
+#[derive(Debug, Error)]
+enum ReadError {
+    #[error("read")]
+    Io(#[from] std::io::Error),
+    #[error("bad frame")]
+    Frame(#[from] FrameError),
+    #[error("bad headers")]
+    Headers(#[from] HeaderError),
+}
+
+/// Starts a connection on an upgraded HTTP connection.
+pub(crate) fn accept(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Connection {
+    let (read, write) = tokio::io::split(io);
+    let (new_streams, streams) = mpsc::channel(QUEUE);
+    let (writer, orders) = mpsc::channel(QUEUE);
+    let (mut reading, mut writing) = (JoinSet::new(), JoinSet::new());
+    let reader =
+        Reader { open: HashMap::new(), headers: HeaderReader::new(), new_streams, writer: writer.clone() };
+    reading.spawn(async move {
+        if let Err(error) = reader.run(read).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a SPDY connection was given up");
+        }
+    });
+    writing.spawn(write_frames(write, orders));
+    Connection { streams, writer, reading, writing }
+}
+
+impl Connection {
+    /// The next stream that the client opens; `None` once it opens no more.
+    pub(crate) async fn next(&mut self) -> Option<Stream> {
+        self.streams.recv().await
+    }
+
+    /// Resolves when the client has ended the connection.
+    pub(crate) async fn gone(&mut self) {
+        self.reading.join_next().await;
+    }
+
+    /// Sends what is left and a farewell, and gives the client a moment to read it all.
+    pub(crate) async fn close(mut self) {
+        let _gone = self.writer.send(Write::Raw(Bytes::from(frame::go_away(0)))).await;
+        drop(self.writer);
+        self.streams.close();
+        while self.streams.recv().await.is_some() {}
+        // Closing before the client has read everything could reset the connection and lose the rest.
+        let farewell = async {
+            self.reading.join_next().await;
+            self.writing.join_next().await;
+        };
+        let _late = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+}
+
+struct Reader {
+    open: HashMap<u32, mpsc::Sender<Bytes>>,
+    headers: HeaderReader,
+    new_streams: mpsc::Sender<Stream>,
+    writer: mpsc::Sender<Write>,
+}
+
+impl Reader {
+    async fn run<R: AsyncRead>(mut self, mut io: ReadHalf<R>) -> Result<(), ReadError> {
+        let mut buffer = BytesMut::with_capacity(PIECE_BYTES);
+        loop {
+            while let Some(frame) = frame::take(&mut buffer)? {
+                self.handle(frame).await?;
+            }
+            if io.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn handle(&mut self, frame: Frame) -> Result<(), ReadError> {
+        match frame {
+            Frame::Open { stream, block, fin } => self.opened(stream, &block, fin).await?,
+            Frame::Data { stream, data, fin } => self.data(stream, data, fin).await,
+            Frame::Headers { block } => {
+                self.headers.read(&block)?;
+            }
+            Frame::Reset { stream } => {
+                self.open.remove(&stream);
+            }
+            Frame::Ping { id } => self.order(Write::Raw(Bytes::from(frame::ping(id)))).await,
+            Frame::GoAway | Frame::Ignored => {}
+        }
+        Ok(())
+    }
+
+    async fn opened(&mut self, stream: u32, block: &[u8], fin: bool) -> Result<(), ReadError> {
+        // Read in any case: the compression's state goes on from here.
+        let headers = self.headers.read(block)?;
+        // Clients number their streams oddly (draft 3.1, section 2.3.2).
+        if stream % 2 == 0 || self.open.contains_key(&stream) || self.open.len() >= STREAMS_MAX {
+            self.order(Write::Reset { stream, status: REFUSED_STREAM }).await;
+            return Ok(());
+        }
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        if !fin {
+            self.open.insert(stream, sender);
+        }
+        let opened = Stream {
+            headers,
+            incoming: Incoming(receiver),
+            outgoing: Outgoing { stream, writer: self.writer.clone() },
+        };
+        if self.new_streams.send(opened).await.is_err() {
+            self.open.remove(&stream);
+            self.order(Write::Reset { stream, status: REFUSED_STREAM }).await;
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self, stream: u32, data: Bytes, fin: bool) {
+        let Some(sender) = self.open.get(&stream) else {
+            // The end of a stream that we gave up first is nothing to complain of.
+            if !fin {
+                self.order(Write::Reset { stream, status: INVALID_STREAM }).await;
+            }
+            return;
+        };
+        // A session that reads no more has dropped its end.
+        let unread = !data.is_empty() && sender.send(data).await.is_err();
+        if fin || unread {
+            self.open.remove(&stream);
+        }
+    }
+
+    async fn order(&self, order: Write) {
+        let _gone = self.writer.send(order).await;
+    }
+}
+
+async fn write_frames<W: AsyncWrite>(mut io: WriteHalf<W>, mut orders: mpsc::Receiver<Write>) {
+    let mut headers = HeaderWriter::new();
+    while let Some(order) = orders.recv().await {
+        let written = match order {
+            Write::Data { stream, data } => write_data(&mut io, stream, &data).await,
+            Write::End { stream } => io.write_all(&frame::data_head(stream, 0, true)).await,
+            Write::Reset { stream, status } => io.write_all(&frame::reset(stream, status)).await,
+            Write::Raw(bytes) => io.write_all(&bytes).await,
+            Write::Accept { stream } => match headers.write(&[]) {
+                Ok(block) => io.write_all(&frame::reply(stream, &block)).await,
+                Err(error) => Err(std::io::Error::other(error)),
+            },
+        };
+        let flushed = if written.is_ok() && orders.is_empty() { io.flush().await } else { written };
+        if flushed.is_err() {
+            return;
+        }
+    }
+    // A failure here is the client's going.
+    let _gone = io.shutdown().await;
+}
+
+async fn write_data<W: AsyncWrite>(io: &mut WriteHalf<W>, stream: u32, data: &[u8]) -> std::io::Result<()> {
+    for piece in data.chunks(frame::DATA_MAX_BYTES) {
+        io.write_all(&frame::data_head(stream, piece.len(), false)).await?;
+        io.write_all(piece).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
