@@ -44,7 +44,7 @@ pub use container::{PlannedContainer, container_plan, exec_process};
 pub use error::PlanError;
 pub use input::{ContainerInput, ImageConfig, NodeFacts, PodFacts, SeccompInput};
 pub use resources::plan_resources;
-pub use runtime_spec::runtime_spec;
+pub use runtime_spec::{RuntimeSpecFacts, runtime_spec, runtime_spec_json};
 pub use sandbox::{effective_hostname, network_sysctls, sandbox_plan};
 pub use security::{SeccompNeed, seccomp_need};
 pub use volumes::VolumePlan;
