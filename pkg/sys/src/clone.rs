@@ -60,10 +60,26 @@ pub struct CloneRequest<'fd> {
     pub new_mount_namespace: bool,
     /// The folder of the cgroup v2 to be born in (`CLONE_INTO_CGROUP`); else this process's own.
     pub cgroup: Option<BorrowedFd<'fd>>,
-    /// The only file descriptors, beside 0, 1 and 2, that stay open in the child. All others are
-    /// closed before its closure runs: a pipe's write end left open there would keep its reader from
-    /// ever seeing the end.
-    pub keep: &'fd [BorrowedFd<'fd>],
+}
+
+/// Proof of being in a child that [`clone_process`] made, and never coming back from it.
+#[derive(Debug)]
+pub struct InChild {
+    // A raw pointer is neither Send nor Sync.
+    not_send: PhantomData<*const ()>,
+}
+
+impl InChild {
+    /// Closes every descriptor but 0, 1, 2 and `keep`. A copy of a pipe's write end left open here
+    /// would keep its reader, who knows nothing of this process, from ever seeing the end.
+    ///
+    /// The descriptors' owners are the parent's values, of which a child has copies that are never
+    /// dropped. Using one that was not kept fails with EBADF.
+    pub fn close_all_but(&self, keep: &[BorrowedFd<'_>]) {
+        let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+        keep.sort_unstable();
+        fd::close_all_but(&keep);
+    }
 }
 
 /// A child process. The pidfd is readable once it has ended (pidfd_open(2)).
@@ -83,7 +99,7 @@ pub struct Process {
 pub fn clone_process(
     _alone: &SingleThreaded,
     request: &CloneRequest<'_>,
-    child: impl FnOnce() -> i32,
+    child: impl FnOnce(&InChild) -> i32,
 ) -> Result<Process, Errno> {
     let mut flags = libc::CLONE_PIDFD as u64;
     if request.new_pid_namespace {
@@ -92,14 +108,12 @@ pub fn clone_process(
     if request.new_mount_namespace {
         flags |= libc::CLONE_NEWNS as u64;
     }
-    let mut keep: Vec<RawFd> = request.keep.iter().map(AsRawFd::as_raw_fd).collect();
-    keep.sort_unstable();
     // Between the clone and the closure nothing of the caller's may run: not a signal handler either.
     let blocked = signal::block_all()?;
     let mut pidfd: RawFd = -1;
     let result = clone3(flags, request.cgroup, &mut pidfd);
     match result {
-        Ok(None) => run_child(&keep, child),
+        Ok(None) => run_child(child),
         Ok(Some(pid)) => {
             blocked.restore();
             // SAFETY: CLONE_PIDFD made the kernel store a new descriptor, which nobody else owns.
@@ -135,13 +149,12 @@ fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>, pidfd: &mut RawFd) -> Resu
     }
 }
 
-fn run_child(keep: &[RawFd], child: impl FnOnce() -> i32) -> ! {
+fn run_child(child: impl FnOnce(&InChild) -> i32) -> ! {
     // A panic must neither unwind into the caller's frames nor reach abort(3): musl's raises the
     // signal with the thread id that it remembers, which in this copy is the parent's.
     panic::set_hook(Box::new(|_| exit(PANIC_STATUS)));
     signal::reset();
-    fd::close_all_but(keep);
-    exit(child())
+    exit(child(&InChild { not_send: PhantomData }))
 }
 
 /// Ends the process at once, without running destructors or exit handlers.

@@ -53,7 +53,7 @@ pub fn set_attr(mount: BorrowedFd<'_>, change: AttrChange) -> Result<(), Errno> 
         attr_set: change.set,
         // An access time mode can only be set together with clearing all of its bits.
         attr_clr: if change.set & ATTR_ATIME_MASK == 0 { 0 } else { ATTR_ATIME_MASK },
-        propagation: propagation as u64,
+        propagation,
         userns_fd: 0,
     };
     let mut flags = libc::AT_EMPTY_PATH;

@@ -1,0 +1,206 @@
+//! Making a container, the child's side: from the clone to the init process's program.
+//!
+//! ```text
+//!  in the host's mount namespace
+//!    cgroup · close what is the shim's · die with the shim · labels · cgroup namespace
+//!    rootfs, binds, image volumes, null device: as mounts that are attached nowhere
+//!  in the pod's mount namespace, then in a copy of it
+//!    the pod's /dev/shm · parts of image volumes · pivot_root: the host is out of reach
+//!  in the container's root
+//!    mounts, devices · user · terminal, console · working directory · masks · read-only
+//!    the steps of `process.rs`
+//!    ── ready, go ──
+//!    seccomp · execve
+//! ```
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use carpel_shim_api::plan::{ContainerPlan, Propagation};
+use carpel_sys::clone::InChild;
+use carpel_sys::mount::{ATTR_RDONLY, AttrChange, PropagationType, set_attr};
+use carpel_sys::namespace::{Kind, unshare};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::process::umask;
+
+use crate::cgroup::{Membership, MembershipError};
+use crate::child::{self, ChildError};
+use crate::devices::{self, DeviceError};
+use crate::mask::{self, MaskError, NullMount};
+use crate::mounts::{self, MountError};
+use crate::process::{ProcessError, Ready, security, stdio, workdir};
+use crate::report::{self, Failure, Stage};
+use crate::root::Root;
+use crate::rootfs::{self, RootfsError};
+use crate::sandbox::Sandbox;
+use crate::stdio::Stdio;
+use crate::terminal::{self, Terminal};
+use crate::user;
+
+const FAILED_STATUS: i32 = 1;
+
+/// What a child is to become.
+pub(crate) struct Init<'a> {
+    pub(crate) plan: &'a ContainerPlan,
+    pub(crate) sandbox: &'a Sandbox,
+    pub(crate) cgroup: Membership<'a>,
+    pub(crate) stdio: &'a Stdio,
+    pub(crate) sync: BorrowedFd<'a>,
+}
+
+/// The step that failed.
+#[derive(Debug, thiserror::Error)]
+enum InitError {
+    #[error(transparent)]
+    Cgroup(#[from] MembershipError),
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    #[error("make the container's {0} namespace")]
+    Namespace(&'static str, #[source] Errno),
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    #[error("open the container's root")]
+    Root(#[source] Errno),
+    #[error("set the propagation of the container's root")]
+    RootPropagation(#[source] Errno),
+    #[error("make the container's root read-only")]
+    RootReadOnly(#[source] Errno),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Mask(#[from] MaskError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("wait for the shim's word")]
+    Wait(#[source] Errno),
+    #[error("the shim does not want the container any more")]
+    Unwanted,
+}
+
+impl InitError {
+    fn stage(&self) -> Stage {
+        match self {
+            Self::Cgroup(_) => Stage::Cgroup,
+            Self::Child(_) | Self::Wait(_) | Self::Unwanted => Stage::Prepare,
+            Self::Namespace(..) => Stage::Namespace,
+            Self::Rootfs(_) | Self::Root(_) | Self::RootPropagation(_) | Self::RootReadOnly(_) => Stage::Rootfs,
+            Self::Mount(error) => error.stage(),
+            Self::Mask(_) => Stage::Mount,
+            Self::Device(_) => Stage::Device,
+            Self::Process(error) => error.stage(),
+        }
+    }
+}
+
+/// The child's whole life. The status that it gives back is the failed child's.
+pub(crate) fn run(child: &InChild, init: &Init<'_>) -> i32 {
+    match carry_out(child, init) {
+        Ok(never) => match never {},
+        Err(error) => {
+            report::send_failed(init.sync, &Failure::new(error.stage(), &error));
+            FAILED_STATUS
+        }
+    }
+}
+
+fn carry_out(child: &InChild, init: &Init<'_>) -> Result<Infallible, InitError> {
+    let plan = init.plan;
+    // First of all, so that every byte and process from here on is the container's.
+    init.cgroup.join_self()?;
+    let keep: Vec<BorrowedFd<'_>> =
+        init.stdio.fds().into_iter().chain(init.sandbox.mounts().fds()).chain([init.sync]).collect();
+    child.close_all_but(&keep);
+    child::report_panics(init.sync)?;
+    child::end_with_parent(init.sync)?;
+    security::set_oom_score(&plan.process).map_err(ProcessError::from)?;
+    security::label(&plan.process).map_err(ProcessError::from)?;
+    if !plan.host_cgroup_namespace {
+        unshare(&[Kind::Cgroup]).map_err(|e| InitError::Namespace("cgroup", e))?;
+    }
+    // Modes are given exactly from here on; the process's own mask comes at the end.
+    umask(Mode::empty());
+
+    let Mounted { root, null, own_dev } = enter_root(init)?;
+    let identity = user::resolve(&root, &plan.process.user).map_err(ProcessError::from)?;
+    let terminal = open_terminal(init, &root, own_dev.as_ref())?;
+    let dir = workdir::ensure(&root, &plan.process.cwd).map_err(ProcessError::from)?;
+    mask::mask(&root, null, &plan.masked_paths)?;
+    mask::make_read_only(&root, &plan.readonly_paths)?;
+    finish_root(plan, &root)?;
+    workdir::enter(&dir, &plan.process.cwd).map_err(ProcessError::from)?;
+    stdio::place(&root, init.stdio, terminal.as_ref(), identity.user.uid).map_err(ProcessError::from)?;
+    let ready = Ready::prepare(&plan.process, &identity, init.sync)?;
+
+    let console = terminal.map(|terminal| terminal.master);
+    report::send_ready(init.sync, &identity.user, console.as_ref()).map_err(ChildError::Report)?;
+    drop(console);
+    if !report::wait_for_go(init.sync).map_err(InitError::Wait)? {
+        return Err(InitError::Unwanted);
+    }
+    Ok(ready.run()?)
+}
+
+/// The container's root with all of the plan's mounts.
+struct Mounted {
+    root: Root,
+    null: NullMount,
+    /// Absent if the plan binds a folder at `/dev`.
+    own_dev: Option<OwnedFd>,
+}
+
+/// Makes all mounts and moves into the root. Nothing of the host's can be reached afterwards, and
+/// nothing of the image's was looked at before but its layers' paths.
+fn enter_root(init: &Init<'_>) -> Result<Mounted, InitError> {
+    let plan = init.plan;
+    let host_ipc = init.sandbox.mounts().shm().is_none();
+    let mut mounts = mounts::prepare(plan, host_ipc)?;
+    let null = mask::take_null()?;
+    // Last, because on old kernels it leaves the host's mount namespace.
+    let rootfs = rootfs::make(&plan.rootfs)?;
+
+    init.sandbox.mounts().join().map_err(ChildError::PodMounts)?;
+    mounts.take_pod_shm(init.sandbox.mounts().shm())?;
+    unshare(&[Kind::Mount]).map_err(|e| InitError::Namespace("mount", e))?;
+    mounts.take_sub_paths()?;
+    rootfs::pivot_into(rootfs.as_fd())?;
+    drop(rootfs);
+
+    let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = Root::new(open("/", dir, Mode::empty()).map_err(InitError::Root)?);
+    let own_dev = mounts.attach(&root)?;
+    devices::populate_elsewhere(&root, plan)?;
+    Ok(Mounted { root, null, own_dev })
+}
+
+fn open_terminal(init: &Init<'_>, root: &Root, own_dev: Option<&OwnedFd>) -> Result<Option<Terminal>, InitError> {
+    if !init.plan.process.terminal {
+        return Ok(None);
+    }
+    let terminal = terminal::open(root).map_err(ProcessError::from)?;
+    if let Some(dev) = own_dev {
+        terminal::mount_console(&terminal, dev.as_fd()).map_err(ProcessError::from)?;
+    }
+    Ok(Some(terminal))
+}
+
+/// What can only be said of the root once all is made in it.
+fn finish_root(plan: &ContainerPlan, root: &Root) -> Result<(), InitError> {
+    let propagation = match plan.rootfs_propagation() {
+        // It was mounted for this container alone.
+        Propagation::Inherit | Propagation::Private => None,
+        Propagation::Slave => Some(PropagationType::Slave),
+        Propagation::Shared => Some(PropagationType::Shared),
+    };
+    if propagation.is_some() {
+        let change = AttrChange { propagation, ..AttrChange::default() };
+        set_attr(root.as_fd(), change).map_err(InitError::RootPropagation)?;
+    }
+    if plan.rootfs.readonly {
+        let change = AttrChange { set: ATTR_RDONLY, ..AttrChange::default() };
+        set_attr(root.as_fd(), change).map_err(InitError::RootReadOnly)?;
+    }
+    Ok(())
+}

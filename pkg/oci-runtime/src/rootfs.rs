@@ -1,0 +1,273 @@
+//! A container's root file system: an overlay of image layers, and moving into it.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use carpel_shim_api::plan::RootfsPlan;
+use carpel_sys::mount::{ATTR_RDONLY, AttrChange, PropagationType, set_attr};
+use carpel_sys::namespace::{Kind, unshare};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdir, open};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, open_tree, unmount,
+};
+use rustix::process::{fchdir, pivot_root};
+
+use crate::sandbox::mounts::{ROOT_DIR, attach};
+
+/// The most layers that overlayfs stacks (`OVL_MAX_STACK`).
+const LAYERS_MAX: usize = 500;
+/// fsconfig(2) takes strings up to 255 bytes; a longer path goes by its descriptor.
+const FSCONFIG_STRING_MAX_BYTES: usize = 255;
+/// The longest message of the kernel that is passed on.
+const LOG_MAX_BYTES: usize = 512;
+/// Set explicitly, because a kernel may be configured with other defaults: `index` and `metacopy`
+/// would mark the upper layer with what another kernel or another stack of layers cannot read.
+const FIXED_OPTIONS: [(&str, &str); 2] = [("index", "off"), ("metacopy", "off")];
+
+/// Why there is no root file system.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RootfsError {
+    #[error("a root file system of {0} layers; 1 to {LAYERS_MAX} are possible")]
+    Layers(usize),
+    #[error("open the layer {path}")]
+    Layer {
+        path: String,
+        #[source]
+        source: Errno,
+    },
+    #[error("make the folder {path}")]
+    MakeDir {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("give {path} the mode and owner of the image's root")]
+    Root {
+        path: String,
+        #[source]
+        source: Errno,
+    },
+    #[error("{step} of overlayfs{log}")]
+    Overlay {
+        step: &'static str,
+        /// The kernel's own words, if it has any.
+        log: String,
+        #[source]
+        source: Errno,
+    },
+    #[error("{0}")]
+    Step(&'static str, #[source] Errno),
+}
+
+/// Makes the root file system, not attached anywhere. Its paths are this mount namespace's.
+pub(crate) fn make(plan: &RootfsPlan) -> Result<OwnedFd, RootfsError> {
+    if plan.upper.is_empty() {
+        return read_only(&plan.lowers);
+    }
+    check_count(&plan.lowers)?;
+    prepare_upper(plan)?;
+    overlay(&plan.lowers, Some((&plan.upper, &plan.work)), plan.volatile)
+}
+
+/// Image layers without a writable one, not attached anywhere.
+pub(crate) fn read_only(lowers: &[String]) -> Result<OwnedFd, RootfsError> {
+    check_count(lowers)?;
+    let mount = match lowers {
+        // overlayfs wants two layers at least.
+        [only] => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let layer = open_tree(CWD, only.as_str(), flags)
+                .map_err(|source| RootfsError::Layer { path: only.clone(), source })?;
+            let private = AttrChange { propagation: Some(PropagationType::Private), ..AttrChange::default() };
+            set_attr(layer.as_fd(), private).map_err(|e| RootfsError::Step("make the layer's mount private", e))?;
+            layer
+        }
+        several => overlay(several, None, false)?,
+    };
+    let read_only = AttrChange { set: ATTR_RDONLY, ..AttrChange::default() };
+    set_attr(mount.as_fd(), read_only).map_err(|e| RootfsError::Step("make the layers' mount read-only", e))?;
+    Ok(mount)
+}
+
+fn check_count(lowers: &[String]) -> Result<(), RootfsError> {
+    let count = lowers.len();
+    if (1..=LAYERS_MAX).contains(&count) { Ok(()) } else { Err(RootfsError::Layers(count)) }
+}
+
+/// Makes the writable layer's folders where they are absent. The overlay's root shows the upper
+/// folder's mode and owner, so a new one gets those of the image.
+fn prepare_upper(plan: &RootfsPlan) -> Result<(), RootfsError> {
+    if let Some(parent) = Path::new(&plan.upper).parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(parent);
+        made.map_err(|source| RootfsError::MakeDir { path: parent.display().to_string(), source })?;
+    }
+    let failed = |path: &str| {
+        let path = path.to_owned();
+        move |source: Errno| RootfsError::MakeDir { path, source: source.into() }
+    };
+    match mkdir(&plan.work, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed(&plan.work)(errno)),
+    }
+    match mkdir(&plan.upper, Mode::from_raw_mode(0o755)) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(()),
+        Err(errno) => return Err(failed(&plan.upper)(errno)),
+    }
+    let root = |source| RootfsError::Root { path: plan.upper.clone(), source };
+    let top = open_layer(&plan.lowers[0])?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let upper = open(&plan.upper, flags, Mode::empty()).map_err(root)?;
+    let stat = fstat(&top).map_err(root)?;
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    fchown(&upper, Some(uid), Some(gid)).map_err(root)?;
+    fchmod(&upper, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(root)
+}
+
+fn open_layer(path: &str) -> Result<OwnedFd, RootfsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(|source| RootfsError::Layer { path: path.to_owned(), source })
+}
+
+fn overlay(
+    lowers: &[String],
+    upper_work: Option<(&str, &str)>,
+    volatile: bool,
+) -> Result<OwnedFd, RootfsError> {
+    let failed = |step, context: BorrowedFd<'_>| {
+        let log = kernel_log(context);
+        move |source| RootfsError::Overlay { step, log, source }
+    };
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC);
+    let context = context.map_err(|e| RootfsError::Step("open an overlayfs context", e))?;
+    // Descriptors stay open until the mount is made: their paths are resolved by the kernel then.
+    let mut opened = Vec::new();
+    for (index, lower) in lowers.iter().enumerate() {
+        let path = short_path(lower, &mut opened)?;
+        match fsconfig_set_string(context.as_fd(), "lowerdir+", &path) {
+            Ok(()) => {}
+            // Linux before 6.5 knows no such option.
+            Err(Errno::INVAL) if index == 0 && open_layer(lower).is_ok() => {
+                return overlay_by_one_string(lowers, upper_work, volatile);
+            }
+            Err(errno) => return Err(failed("add a layer", context.as_fd())(errno)),
+        }
+    }
+    let mut options: Vec<(&str, String)> = Vec::new();
+    if let Some((upper, work)) = upper_work {
+        options.push(("upperdir", short_path(upper, &mut opened)?));
+        options.push(("workdir", short_path(work, &mut opened)?));
+    }
+    options.extend(FIXED_OPTIONS.map(|(key, value)| (key, value.to_owned())));
+    for (key, value) in &options {
+        fsconfig_set_string(context.as_fd(), *key, value)
+            .map_err(|e| failed("set an option", context.as_fd())(e))?;
+    }
+    if volatile {
+        fsconfig_set_flag(context.as_fd(), "volatile")
+            .map_err(|e| failed("set the volatile option", context.as_fd())(e))?;
+    }
+    fsconfig_create(context.as_fd()).map_err(|e| failed("make an instance", context.as_fd())(e))?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .map_err(|e| failed("mount an instance", context.as_fd())(e))
+}
+
+/// The path, or one through a descriptor if it is too long for fsconfig(2) or has the escape
+/// character of overlayfs.
+fn short_path(path: &str, opened: &mut Vec<OwnedFd>) -> Result<String, RootfsError> {
+    if path.len() <= FSCONFIG_STRING_MAX_BYTES && !path.contains('\\') {
+        return Ok(path.to_owned());
+    }
+    let fd = open_layer(path)?;
+    let short = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    opened.push(fd);
+    Ok(short)
+}
+
+/// The messages that explain a failure (fsopen(2): read from the context).
+fn kernel_log(context: BorrowedFd<'_>) -> String {
+    let mut buffer = [0u8; LOG_MAX_BYTES];
+    match rustix::io::read(context, &mut buffer) {
+        Ok(count) if count > 0 => {
+            let text = String::from_utf8_lossy(&buffer[..count]);
+            format!(" ({})", text.trim())
+        }
+        _ => String::new(),
+    }
+}
+
+/// As mount(2) takes it, for kernels without `lowerdir+`: all paths in one page, so they go by
+/// descriptor. Leaves this mount namespace for a private copy, since mount(2) attaches what it makes.
+fn overlay_by_one_string(
+    lowers: &[String],
+    upper_work: Option<(&str, &str)>,
+    volatile: bool,
+) -> Result<OwnedFd, RootfsError> {
+    let mut opened = lowers.iter().map(|lower| open_layer(lower)).collect::<Result<Vec<_>, _>>()?;
+    let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let mut data = format!("lowerdir={}", opened.iter().map(by_fd).collect::<Vec<_>>().join(":"));
+    let target = by_fd(&opened[0]);
+    if let Some((upper, work)) = upper_work {
+        for (key, path) in [("upperdir", upper), ("workdir", work)] {
+            let fd = open_layer(path)?;
+            data.push_str(&format!(",{key}={}", by_fd(&fd)));
+            opened.push(fd);
+        }
+    }
+    for (key, value) in FIXED_OPTIONS {
+        data.push_str(&format!(",{key}={value}"));
+    }
+    if volatile {
+        data.push_str(",volatile");
+    }
+    let data = std::ffi::CString::new(data).map_err(|_| RootfsError::Step("name layers", Errno::INVAL))?;
+    leave_for_private_copy()?;
+    // The descriptors' mounts are the old namespace's: the target must be looked up anew.
+    mount("overlay", lowers[0].as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str()))
+        .map_err(|e| RootfsError::Overlay { step: "mount an instance", log: format!(" at {target}"), source: e })?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, lowers[0].as_str(), flags).map_err(|e| RootfsError::Step("clone the overlay's mount", e))
+}
+
+fn leave_for_private_copy() -> Result<(), RootfsError> {
+    unshare(&[Kind::Mount]).map_err(|e| RootfsError::Step("copy the mounts to mount an overlay", e))?;
+    let root = open_layer("/")?;
+    let private =
+        AttrChange { propagation: Some(PropagationType::Private), recursive: true, ..AttrChange::default() };
+    set_attr(root.as_fd(), private).map_err(|e| RootfsError::Step("make the copied mounts private", e))
+}
+
+/// Makes `rootfs` this process's root, and drops all other mounts of its namespace. The process is in
+/// its own copy of the pod's mounts.
+pub(crate) fn pivot_into(rootfs: BorrowedFd<'_>) -> Result<(), RootfsError> {
+    let step = |name| move |errno| RootfsError::Step(name, errno);
+    let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = open("/", dir, Mode::empty()).map_err(step("open the pod's mounts"))?;
+    let target = open(ROOT_DIR, dir, Mode::empty()).map_err(step("open the mount point of the root"))?;
+    attach(rootfs, target.as_fd()).map_err(step("mount the root"))?;
+    fchdir(rootfs).map_err(step("enter the root"))?;
+    pivot_root(".", ".").map_err(step("pivot to the root"))?;
+    // The old root is now mounted over the new one; taking it away takes all below it along.
+    fchdir(&old).map_err(step("enter the pod's mounts"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(step("drop the pod's mounts"))?;
+    fchdir(rootfs).map_err(step("enter the root"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RootfsError, make};
+    use carpel_shim_api::plan::RootfsPlan;
+
+    #[test]
+    fn a_root_without_layers_or_with_too_many_is_refused() {
+        for count in [0, 501] {
+            let plan = RootfsPlan { lowers: vec!["/".to_owned(); count], ..RootfsPlan::default() };
+            assert!(matches!(make(&plan), Err(RootfsError::Layers(n)) if n == count));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The first process of a shared PID namespace.
+//!
+//! A PID namespace needs a first process: when it ends, the kernel kills all others in there, and it
+//! inherits those that lose their parent. This one is a clone of the shim that has the kernel reap
+//! them and sleeps for ever: it never wakes up and keeps a few pages of memory. Containers of the pod
+//! see it, so it is nobody, in an empty read-only root, and cannot be traced.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use carpel_sys::clone::{CloneRequest, InChild, Process, SingleThreaded, clone_process};
+use carpel_sys::signal;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::thread::set_name;
+
+use crate::child::{self, ChildError};
+use crate::process::credentials;
+use crate::report::{self, Failure, ReadError, Report, Stage};
+use crate::sandbox::mounts::PodMounts;
+
+/// Who it runs as: the pause container's customary user, which no image gives anything to.
+const NOBODY: u32 = 65535;
+const FAILED_STATUS: i32 = 1;
+
+/// Why there is no micro-init.
+#[derive(Debug, thiserror::Error)]
+pub enum MicroInitError {
+    /// No socket to it.
+    #[error("make the socket to it")]
+    Socket(#[source] Errno),
+    /// No process.
+    #[error("clone3 it")]
+    Clone(#[source] Errno),
+    /// It said why it failed.
+    #[error("{0}")]
+    Failed(Failure),
+    /// It was killed.
+    #[error("it was killed before it was ready")]
+    Killed,
+    /// Its report could not be read.
+    #[error("read its report")]
+    Report(#[source] ReadError),
+}
+
+/// Starts it and waits until it is ready, which takes a few system calls.
+pub(crate) fn start(alone: &SingleThreaded, mounts: &PodMounts) -> Result<Process, MicroInitError> {
+    let (sync, theirs) = report::pair().map_err(MicroInitError::Socket)?;
+    let request = CloneRequest { new_pid_namespace: true, ..CloneRequest::default() };
+    let process = clone_process(alone, &request, |child| run(child, mounts, theirs.as_fd()));
+    let process = process.map_err(MicroInitError::Clone)?;
+    drop(theirs);
+    loop {
+        match report::receive(sync.as_fd()).map_err(MicroInitError::Report)? {
+            Some(Report::Ready { .. }) => return Ok(process),
+            Some(Report::Failed(failure)) => return Err(MicroInitError::Failed(failure)),
+            Some(Report::End) => return Err(MicroInitError::Killed),
+            None => match poll(&mut [PollFd::new(&sync, PollFlags::IN)], None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(MicroInitError::Report(ReadError::Receive(errno))),
+            },
+        }
+    }
+}
+
+fn run(child: &InChild, mounts: &PodMounts, sync: BorrowedFd<'_>) -> i32 {
+    let keep: Vec<BorrowedFd<'_>> = mounts.fds().chain([sync]).collect();
+    child.close_all_but(&keep);
+    match prepare(mounts, sync) {
+        Ok(()) => {
+            child.close_all_but(&[]);
+            signal::ignore_child_exits();
+            signal::pause_for_ever()
+        }
+        Err(error) => {
+            report::send_failed(sync, &Failure::new(Stage::Prepare, &error));
+            FAILED_STATUS
+        }
+    }
+}
+
+fn prepare(mounts: &PodMounts, sync: BorrowedFd<'_>) -> Result<(), ChildError> {
+    child::end_with_parent(sync)?;
+    set_name(c"carpel-init").map_err(ChildError::Name)?;
+    mounts.join().map_err(ChildError::PodMounts)?;
+    credentials::become_nobody(NOBODY).map_err(ChildError::Credentials)?;
+    // Changing the user has disarmed it.
+    child::end_with_parent(sync)?;
+    report::send_ready(sync, &carpel_shim_api::record::User::default(), None).map_err(ChildError::Report)
+}
