@@ -65,5 +65,8 @@ pub(crate) fn image(image: &Image) -> Info {
 
 /// The daemon.
 pub(crate) fn daemon(facts: &RuntimeFacts) -> Info {
-    BTreeMap::from([("config".to_owned(), json!({ "version": facts.version, "toml": facts.config }).to_string())])
+    BTreeMap::from([(
+        "config".to_owned(),
+        json!({ "version": facts.version, "toml": facts.config }).to_string(),
+    )])
 }

@@ -4,15 +4,20 @@ mod chunk;
 mod container;
 mod events;
 mod images;
+mod operator;
+mod runtime;
 mod sandbox;
 mod stats;
-mod runtime;
+mod streaming;
 
 use std::sync::Arc;
 
 use carpel_image::Images;
 use carpel_network::Network;
 use carpel_pod::{ContainerSnapshot, Pods};
+use carpel_streaming::Server as StreamingServer;
+
+pub use operator::OperatorServer;
 
 /// CRI's `RuntimeService`.
 #[derive(Debug, Clone)]
@@ -20,6 +25,7 @@ pub struct RuntimeServer {
     pods: Pods,
     images: Images,
     network: Network,
+    streaming: StreamingServer,
     facts: Arc<RuntimeFacts>,
 }
 
@@ -43,8 +49,14 @@ pub struct ImageServer {
 impl RuntimeServer {
     /// Over the daemon's rooms.
     #[must_use]
-    pub fn new(pods: Pods, images: Images, network: Network, facts: RuntimeFacts) -> RuntimeServer {
-        RuntimeServer { pods, images, network, facts: Arc::new(facts) }
+    pub fn new(
+        pods: Pods,
+        images: Images,
+        network: Network,
+        streaming: StreamingServer,
+        facts: RuntimeFacts,
+    ) -> RuntimeServer {
+        RuntimeServer { pods, images, network, streaming, facts: Arc::new(facts) }
     }
 
     /// What people call a container's image: what the user wrote, else a tag of it, else its id.

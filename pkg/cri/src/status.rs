@@ -7,11 +7,13 @@
 
 use std::error::Error;
 
-use carpel_image::{ErrorKind, PullError, ReferenceError, RemoveError};
+use carpel_image::{ErrorKind, ImportError, PullError, ReferenceError, RemoveError};
 use carpel_pod::{
     CreateError, ExecError, FailureKind, FindError, RemoveContainerError, RemovePodError, ReopenLogError,
     RunError, ShimError, StartError, StatsError, StopContainerError, StopPodError, UpdateError,
 };
+use carpel_streaming::TokenError;
+use thiserror::Error as ThisError;
 use tonic::{Code, Status};
 
 use crate::parse::Invalid;
@@ -39,6 +41,36 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// A container or pod is not in a state to stream with.
+#[derive(Debug, ThisError)]
+#[error("{0} is not running")]
+pub(crate) struct NotRunning(pub String);
+
+impl ToStatus for NotRunning {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+}
+
+impl ToStatus for TokenError {
+    fn code(&self) -> Code {
+        match self {
+            TokenError::TooMany => Code::ResourceExhausted,
+            TokenError::Random(_) => Code::Internal,
+        }
+    }
+}
+
+impl ToStatus for ImportError {
+    fn code(&self) -> Code {
+        match self.kind() {
+            // The operator named the file: what is wrong with it is an argument's fault.
+            ErrorKind::Integrity | ErrorKind::InvalidImage | ErrorKind::Unsupported => Code::InvalidArgument,
+            kind => image_code(kind),
+        }
+    }
+}
+
 impl ToStatus for Invalid {
     fn code(&self) -> Code {
         Code::InvalidArgument
@@ -60,7 +92,9 @@ impl ToStatus for ShimError {
             ShimError::Gone => Code::Unavailable,
             ShimError::Timeout { .. } => Code::DeadlineExceeded,
             ShimError::Refused { kind, .. } => refused(*kind),
-            ShimError::UnexpectedReply { .. } | ShimError::Version { .. } | ShimError::Frame { .. } => Code::Internal,
+            ShimError::UnexpectedReply { .. } | ShimError::Version { .. } | ShimError::Frame { .. } => {
+                Code::Internal
+            }
         }
     }
 }
@@ -135,7 +169,9 @@ impl ToStatus for CreateError {
         let text = chain(self);
         match self {
             // The kubelet tells this word from the rest of the message (k8s.io/cri-api, pkg/errors).
-            CreateError::ImageVolume { .. } => Status::new(self.code(), format!("ImageVolumeMountFailed: {text}")),
+            CreateError::ImageVolume { .. } => {
+                Status::new(self.code(), format!("ImageVolumeMountFailed: {text}"))
+            }
             _ => Status::new(self.code(), text),
         }
     }
@@ -233,7 +269,9 @@ impl ToStatus for PullError {
     fn to_status(&self) -> Status {
         let text = chain(self);
         match self.kind() {
-            ErrorKind::RegistryUnavailable => Status::new(self.code(), format!("RegistryUnavailable: {text}")),
+            ErrorKind::RegistryUnavailable => {
+                Status::new(self.code(), format!("RegistryUnavailable: {text}"))
+            }
             _ => Status::new(self.code(), text),
         }
     }
@@ -250,7 +288,9 @@ fn image_code(kind: ErrorKind) -> Code {
         ErrorKind::Integrity => Code::DataLoss,
         ErrorKind::Stalled => Code::DeadlineExceeded,
         ErrorKind::TooLarge | ErrorKind::NoSpace => Code::ResourceExhausted,
-        ErrorKind::Unsupported | ErrorKind::InvalidImage | ErrorKind::Configuration => Code::FailedPrecondition,
+        ErrorKind::Unsupported | ErrorKind::InvalidImage | ErrorKind::Configuration => {
+            Code::FailedPrecondition
+        }
         ErrorKind::Internal => Code::Internal,
         ErrorKind::Cancelled => Code::Aborted,
     }

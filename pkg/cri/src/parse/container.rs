@@ -113,7 +113,9 @@ fn mount(from: &v1::Mount, privileged: bool, field: &str) -> Result<MountConfig,
         Ok(v1::MountPropagation::PropagationBidirectional) => {
             return Err(invalid(at("propagation"), "bidirectional is for privileged containers only"));
         }
-        Err(_) => return Err(invalid(at("propagation"), format!("{} is not a propagation", from.propagation))),
+        Err(_) => {
+            return Err(invalid(at("propagation"), format!("{} is not a propagation", from.propagation)));
+        }
     };
     let access = match (from.readonly, from.recursive_read_only) {
         (false, false) => MountAccess::ReadWrite,
@@ -173,7 +175,9 @@ fn container_security(from: v1::LinuxContainerSecurityContext) -> Result<Contain
         run_as,
         run_as_group,
         supplemental_groups: ids(&from.supplemental_groups, &field("supplemental_groups"))?,
-        supplemental_groups_policy: match v1::SupplementalGroupsPolicy::try_from(from.supplemental_groups_policy) {
+        supplemental_groups_policy: match v1::SupplementalGroupsPolicy::try_from(
+            from.supplemental_groups_policy,
+        ) {
             Ok(v1::SupplementalGroupsPolicy::Merge) => GroupsPolicy::Merge,
             Ok(v1::SupplementalGroupsPolicy::Strict) => GroupsPolicy::Strict,
             Err(_) => return Err(invalid(field("supplemental_groups_policy"), "is not a policy")),

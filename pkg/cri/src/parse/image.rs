@@ -9,8 +9,8 @@ use super::{Invalid, invalid, name, required};
 pub(crate) fn pull_request(from: v1::PullImageRequest) -> Result<PullRequest, Invalid> {
     let image = required(from.image, "image")?;
     let reference = name(&image.image, "image.image")?;
-    let parsed = Reference::parse(&reference)
-        .map_err(|error| invalid("image.image", crate::status::chain(&error)))?;
+    let parsed =
+        Reference::parse(&reference).map_err(|error| invalid("image.image", crate::status::chain(&error)))?;
     let auth = match from.auth {
         None => None,
         // The error never repeats what was given: it is a secret.

@@ -159,7 +159,9 @@ pub(super) fn pid_mode(from: &v1::NamespaceOption, field: &str) -> Result<PidMod
         Ok(v1::NamespaceMode::Pod) => Ok(PidMode::Pod),
         Ok(v1::NamespaceMode::Container) => Ok(PidMode::Container),
         Ok(v1::NamespaceMode::Node) => Ok(PidMode::Node),
-        Ok(v1::NamespaceMode::Target) => Ok(PidMode::Target(name(&from.target_id, &format!("{field}.target_id"))?)),
+        Ok(v1::NamespaceMode::Target) => {
+            Ok(PidMode::Target(name(&from.target_id, &format!("{field}.target_id"))?))
+        }
         Err(_) => Err(invalid(format!("{field}.pid"), format!("{} is not a namespace mode", from.pid))),
     }
 }
@@ -167,9 +169,10 @@ pub(super) fn pid_mode(from: &v1::NamespaceOption, field: &str) -> Result<PidMod
 /// User namespaces are not built yet: better refused than silently without.
 pub(super) fn refuse_user_namespace(from: &v1::NamespaceOption, field: &str) -> Result<(), Invalid> {
     match &from.userns_options {
-        Some(options) if options.mode != i32::from(v1::NamespaceMode::Node) => {
-            Err(invalid(format!("{field}.userns_options"), "user namespaces are not supported by this version"))
-        }
+        Some(options) if options.mode != i32::from(v1::NamespaceMode::Node) => Err(invalid(
+            format!("{field}.userns_options"),
+            "user namespaces are not supported by this version",
+        )),
         _ => Ok(()),
     }
 }

@@ -2,7 +2,8 @@ use std::path::Path;
 
 use carpel_proto::v1;
 use carpel_spec::config::{
-    GroupsPolicy, MountAccess, MountPropagation, PidMode, PodOrNode, Protocol, RunAs, SecurityProfile, StdinMode,
+    GroupsPolicy, MountAccess, MountPropagation, PidMode, PodOrNode, Protocol, RunAs, SecurityProfile,
+    StdinMode,
 };
 
 use super::*;
@@ -89,7 +90,8 @@ fn bad_pods_are_refused_by_field() {
 
 #[test]
 fn cgroup_parents_are_made_absolute() {
-    for (given, expected) in [("/kubepods/pod1", "/kubepods/pod1"), ("kubepods", "/kubepods"), ("/a/", "/a")] {
+    for (given, expected) in [("/kubepods/pod1", "/kubepods/pod1"), ("kubepods", "/kubepods"), ("/a/", "/a")]
+    {
         let linux = v1::LinuxPodSandboxConfig { cgroup_parent: given.into(), ..Default::default() };
         let config = sandbox_config(v1::PodSandboxConfig { linux: Some(linux), ..pod() }, "").unwrap();
         assert_eq!(config.cgroup_parent.as_deref(), Some(expected));
@@ -111,7 +113,9 @@ fn only_mappings_with_a_host_port_are_kept() {
     assert!(parsed(mapping(80, 0, "")).unwrap().is_empty());
     let kept = parsed(mapping(53, 5353, "0.0.0.0")).unwrap();
     assert_eq!((kept[0].protocol, kept[0].host_port, kept[0].host_ip), (Protocol::Udp, 5353, None));
-    for bad in [mapping(0, 80, ""), mapping(70_000, 80, ""), mapping(80, -1, ""), mapping(80, 80, "localhost")] {
+    for bad in
+        [mapping(0, 80, ""), mapping(70_000, 80, ""), mapping(80, -1, ""), mapping(80, 80, "localhost")]
+    {
         assert_eq!(blamed(parsed(bad)), "config.port_mappings");
     }
 }
@@ -131,7 +135,10 @@ fn namespaces_take_only_what_they_can_be() {
     assert_eq!(blamed(option(&|o| o.pid = 9)), format!("{field}.pid"));
     assert_eq!(blamed(option(&|o| o.pid = 3)), format!("{field}.target_id"));
     let userns = v1::UserNamespace::default();
-    assert_eq!(blamed(option(&|o| o.userns_options = Some(userns.clone()))), format!("{field}.userns_options"));
+    assert_eq!(
+        blamed(option(&|o| o.userns_options = Some(userns.clone()))),
+        format!("{field}.userns_options")
+    );
 }
 
 #[test]
@@ -146,7 +153,10 @@ fn a_group_needs_a_user() {
         context.run_as_username = "nobody".into();
     }))
     .unwrap();
-    assert_eq!((named.security.run_as, named.security.run_as_group), (Some(RunAs::Name("nobody".into())), Some(5)));
+    assert_eq!(
+        (named.security.run_as, named.security.run_as_group),
+        (Some(RunAs::Name("nobody".into())), Some(5))
+    );
 }
 
 #[test]
@@ -192,7 +202,8 @@ fn mounts_say_how_far_read_only_goes() {
 fn bidirectional_mounts_are_for_privileged_containers() {
     let mount = v1::Mount { propagation: 2, ..host_mount() };
     assert_eq!(blamed(container_config(with_mount(mount.clone()))), "config.mounts[0].propagation");
-    let privileged = v1::ContainerConfig { mounts: vec![mount], ..security(|context| context.privileged = true) };
+    let privileged =
+        v1::ContainerConfig { mounts: vec![mount], ..security(|context| context.privileged = true) };
     assert_eq!(container_config(privileged).unwrap().mounts[0].propagation, MountPropagation::Bidirectional);
 }
 
@@ -206,7 +217,11 @@ fn paths_that_lead_elsewhere_are_refused() {
     assert_eq!(container_config(config).unwrap().log_path.as_deref(), Some(Path::new("main/0.log")));
     for host_path in ["", "srv", "/srv/../etc"] {
         let mount = v1::Mount { host_path: host_path.into(), ..host_mount() };
-        assert_eq!(blamed(container_config(with_mount(mount))), "config.mounts[0].host_path", "{host_path:?}");
+        assert_eq!(
+            blamed(container_config(with_mount(mount))),
+            "config.mounts[0].host_path",
+            "{host_path:?}"
+        );
     }
     let image = v1::ImageSpec { image: "data".into(), ..v1::ImageSpec::default() };
     let mount = v1::Mount {

@@ -7,7 +7,10 @@ use tonic::{Response, Status, codegen::BoxStream};
 const ITEMS: usize = 100;
 
 /// Streams `items` in messages that `wrap` makes.
-pub(super) fn stream<T, M>(items: Vec<T>, wrap: impl Fn(Vec<T>) -> M + Send + 'static) -> Response<BoxStream<M>>
+pub(super) fn stream<T, M>(
+    items: Vec<T>,
+    wrap: impl Fn(Vec<T>) -> M + Send + 'static,
+) -> Response<BoxStream<M>>
 where
     T: Send + 'static,
     M: Send + 'static,
@@ -28,11 +31,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_lost_and_no_message_is_empty() {
         for count in [0, 1, ITEMS, ITEMS + 1, 3 * ITEMS] {
-            let messages: Vec<Vec<usize>> = stream((0..count).collect(), |chunk| chunk)
-                .into_inner()
-                .map(Result::unwrap)
-                .collect()
-                .await;
+            let messages: Vec<Vec<usize>> =
+                stream((0..count).collect(), |chunk| chunk).into_inner().map(Result::unwrap).collect().await;
             assert!(messages.iter().all(|message| !message.is_empty() && message.len() <= ITEMS));
             assert_eq!(messages.concat(), (0..count).collect::<Vec<_>>());
         }

@@ -29,7 +29,10 @@ impl ImageService for ImageServer {
     }
 
     /// An absent image is an answer without one, not an error.
-    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Answer<v1::ImageStatusResponse> {
+    async fn image_status(
+        &self,
+        request: Request<v1::ImageStatusRequest>,
+    ) -> Answer<v1::ImageStatusResponse> {
         let request = request.into_inner();
         let reference = named(request.image)?;
         let found = self.images.find(&reference).map_err(|error| error.to_status())?;
@@ -46,7 +49,10 @@ impl ImageService for ImageServer {
         Ok(Response::new(v1::PullImageResponse { image_ref: id.to_string() }))
     }
 
-    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Answer<v1::RemoveImageResponse> {
         let reference = named(request.into_inner().image)?;
         self.images.remove(&reference).await.map_err(|error| error.to_status())?;
         Ok(Response::new(v1::RemoveImageResponse {}))
@@ -56,7 +62,9 @@ impl ImageService for ImageServer {
         let usage = self.images.fs_usage();
         let filesystem = v1::FilesystemUsage {
             timestamp: show::now_ns(),
-            fs_id: Some(v1::FilesystemIdentifier { mountpoint: usage.mountpoint.to_string_lossy().into_owned() }),
+            fs_id: Some(v1::FilesystemIdentifier {
+                mountpoint: usage.mountpoint.to_string_lossy().into_owned(),
+            }),
             used_bytes: Some(v1::UInt64Value { value: usage.used_bytes }),
             inodes_used: Some(v1::UInt64Value { value: usage.inodes_used }),
         };
@@ -70,7 +78,8 @@ impl ImageService for ImageServer {
 
 impl ImageServer {
     fn listed(&self, filter: Option<v1::ImageFilter>) -> Result<Vec<v1::Image>, Status> {
-        let asked = filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|image| !image.is_empty());
+        let asked =
+            filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|image| !image.is_empty());
         let images = match asked {
             None => self.images.list(),
             Some(reference) => {

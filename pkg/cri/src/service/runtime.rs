@@ -50,18 +50,27 @@ impl RuntimeService for RuntimeServer {
         let handler = v1::RuntimeHandler {
             // The default handler has no name.
             name: String::new(),
-            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+            features: Some(v1::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: true,
+                user_namespaces: false,
+            }),
         };
         let info = if request.into_inner().verbose { info::daemon(&self.facts) } else { Default::default() };
         Ok(Response::new(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions }),
             info,
             runtime_handlers: vec![handler],
-            features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true, ..v1::RuntimeFeatures::default() }),
+            features: Some(v1::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                ..v1::RuntimeFeatures::default()
+            }),
         }))
     }
 
-    async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {
+    async fn runtime_config(
+        &self,
+        _: Request<v1::RuntimeConfigRequest>,
+    ) -> Answer<v1::RuntimeConfigResponse> {
         let driver =
             if self.facts.systemd_cgroups { v1::CgroupDriver::Systemd } else { v1::CgroupDriver::Cgroupfs };
         let linux = v1::LinuxRuntimeConfiguration { cgroup_driver: driver.into() };
@@ -79,7 +88,10 @@ impl RuntimeService for RuntimeServer {
         Ok(Response::new(v1::UpdateRuntimeConfigResponse {}))
     }
 
-    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Answer<v1::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> Answer<v1::RunPodSandboxResponse> {
         self.run_sandbox(request).await
     }
 
@@ -138,12 +150,21 @@ impl RuntimeService for RuntimeServer {
         self.create(request).await
     }
 
-    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Answer<v1::StartContainerResponse> {
-        self.pods.start_container(&request.into_inner().container_id).await.map_err(|error| error.to_status())?;
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Answer<v1::StartContainerResponse> {
+        self.pods
+            .start_container(&request.into_inner().container_id)
+            .await
+            .map_err(|error| error.to_status())?;
         Ok(Response::new(v1::StartContainerResponse {}))
     }
 
-    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Answer<v1::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Answer<v1::StopContainerResponse> {
         self.stop(request).await
     }
 
@@ -151,11 +172,17 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::RemoveContainerRequest>,
     ) -> Answer<v1::RemoveContainerResponse> {
-        self.pods.remove_container(&request.into_inner().container_id).await.map_err(|error| error.to_status())?;
+        self.pods
+            .remove_container(&request.into_inner().container_id)
+            .await
+            .map_err(|error| error.to_status())?;
         Ok(Response::new(v1::RemoveContainerResponse {}))
     }
 
-    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Answer<v1::ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Answer<v1::ListContainersResponse> {
         let containers = self.containers(request.into_inner().filter.as_ref());
         Ok(Response::new(v1::ListContainersResponse { containers }))
     }
@@ -194,7 +221,25 @@ impl RuntimeService for RuntimeServer {
         self.run_command(request).await
     }
 
-    async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        self.exec_url(request)
+    }
+
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        self.attach_url(request)
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<v1::PortForwardRequest>,
+    ) -> Answer<v1::PortForwardResponse> {
+        self.port_forward_url(request)
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<v1::ContainerStatsRequest>,
+    ) -> Answer<v1::ContainerStatsResponse> {
         self.stats_of_container(request).await
     }
 

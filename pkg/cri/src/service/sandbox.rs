@@ -21,7 +21,8 @@ impl RuntimeServer {
     ) -> Result<Response<v1::RunPodSandboxResponse>, Status> {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| invalid("config", "is required").to_status())?;
-        let config = parse::sandbox_config(config, &request.runtime_handler).map_err(|error| error.to_status())?;
+        let config =
+            parse::sandbox_config(config, &request.runtime_handler).map_err(|error| error.to_status())?;
         let id = self.pods.run(config).await.map_err(|error| error.to_status())?;
         Ok(Response::new(v1::RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
     }

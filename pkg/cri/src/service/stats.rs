@@ -20,8 +20,10 @@ impl RuntimeServer {
         &self,
         filter: Option<v1::ContainerStatsFilter>,
     ) -> Vec<v1::ContainerStats> {
-        let stats =
-            self.pods.all_container_stats(|container| filter::container_stats(filter.as_ref(), container)).await;
+        let stats = self
+            .pods
+            .all_container_stats(|container| filter::container_stats(filter.as_ref(), container))
+            .await;
         stats.iter().map(show::container_stats).collect()
     }
 

@@ -2,7 +2,9 @@
 
 use carpel_pod::{ContainerSnapshot, ContainerState, Exit};
 use carpel_proto::v1;
-use carpel_spec::config::{ContainerConfig, MountAccess, MountConfig, MountPropagation, MountSource, Resources};
+use carpel_spec::config::{
+    ContainerConfig, MountAccess, MountConfig, MountPropagation, MountSource, Resources,
+};
 
 /// An entry of `ListContainers`. `image_name` is what people call its image.
 pub(crate) fn container_item(container: &ContainerSnapshot, image_name: String) -> v1::Container {
@@ -45,7 +47,11 @@ pub(crate) fn container_status(container: &ContainerSnapshot, image_name: String
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
         mounts: config.mounts.iter().map(mount).collect(),
-        log_path: container.log_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        log_path: container
+            .log_path
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         resources: Some(v1::ContainerResources {
             linux: Some(linux_resources(&container.resources)),
             windows: None,
@@ -72,7 +78,11 @@ pub(super) fn metadata(config: &ContainerConfig) -> v1::ContainerMetadata {
 }
 
 fn image_spec(config: &ContainerConfig, image: String) -> v1::ImageSpec {
-    v1::ImageSpec { image, user_specified_image: config.user_specified_image.clone(), ..v1::ImageSpec::default() }
+    v1::ImageSpec {
+        image,
+        user_specified_image: config.user_specified_image.clone(),
+        ..v1::ImageSpec::default()
+    }
 }
 
 /// CRI's word for a container's state.

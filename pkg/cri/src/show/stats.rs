@@ -1,6 +1,8 @@
 //! Statistics.
 
-use carpel_pod::{ContainerStats, CpuUsage, DiskUsage, InterfaceUsage, MemoryUsage, PodStats, Pressure, Stall, Usage};
+use carpel_pod::{
+    ContainerStats, CpuUsage, DiskUsage, InterfaceUsage, MemoryUsage, PodStats, Pressure, Stall, Usage,
+};
 use carpel_proto::v1;
 
 use super::{container, pod};
@@ -42,7 +44,10 @@ pub(crate) fn pod_stats(from: &PodStats) -> v1::PodSandboxStats {
             cpu: usage.and_then(cpu),
             memory: usage.and_then(memory),
             network: Some(v1::NetworkUsage { timestamp: at_ns, default_interface, interfaces }),
-            process: usage.map(|usage| v1::ProcessUsage { timestamp: usage.at_ns, process_count: usage.pids.map(number) }),
+            process: usage.map(|usage| v1::ProcessUsage {
+                timestamp: usage.at_ns,
+                process_count: usage.pids.map(number),
+            }),
             containers: from.containers.iter().map(container_stats).collect(),
             io: usage.and_then(io),
         }),

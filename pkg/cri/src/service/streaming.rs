@@ -1,0 +1,93 @@
+//! Exec, attach, port-forward: a URL for the one client that opens it.
+
+use carpel_pod::ContainerState;
+use carpel_proto::v1;
+use carpel_spec::config::{StdinMode, Terminal};
+use carpel_streaming::{AttachTarget, ExecTarget, Streams};
+use tonic::{Request, Response, Status};
+
+use super::RuntimeServer;
+use crate::{
+    parse::{Invalid, invalid},
+    status::{NotRunning, ToStatus},
+};
+
+impl RuntimeServer {
+    pub(super) fn exec_url(
+        &self,
+        request: Request<v1::ExecRequest>,
+    ) -> Result<Response<v1::ExecResponse>, Status> {
+        let request = request.into_inner();
+        let streams = streams(request.stdin, request.stdout, request.stderr, request.tty)
+            .map_err(|error| error.to_status())?;
+        if request.cmd.is_empty() {
+            return Err(invalid("cmd", "is required").to_status());
+        }
+        let container = self.running(&request.container_id)?;
+        let target = ExecTarget { container: container.id.to_string(), command: request.cmd, streams };
+        let url = self.streaming.exec(target).map_err(|error| error.to_status())?;
+        Ok(Response::new(v1::ExecResponse { url }))
+    }
+
+    pub(super) fn attach_url(
+        &self,
+        request: Request<v1::AttachRequest>,
+    ) -> Result<Response<v1::AttachResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.running(&request.container_id)?;
+        // Whether there is a terminal is the container's to say, whatever the client believes.
+        let tty = container.config.terminal == Terminal::Pty;
+        let stdin = request.stdin && container.config.stdin != StdinMode::Closed;
+        let streams = streams(stdin, request.stdout || tty, request.stderr && !tty, tty)
+            .map_err(|error| error.to_status())?;
+        let target = AttachTarget { container: container.id.to_string(), streams };
+        let url = self.streaming.attach(target).map_err(|error| error.to_status())?;
+        Ok(Response::new(v1::AttachResponse { url }))
+    }
+
+    pub(super) fn port_forward_url(
+        &self,
+        request: Request<v1::PortForwardRequest>,
+    ) -> Result<Response<v1::PortForwardResponse>, Status> {
+        let request = request.into_inner();
+        let pod = self.pods.find_pod(&request.pod_sandbox_id).map_err(|error| error.to_status())?;
+        if pod.state != carpel_pod::PodState::Ready {
+            return Err(NotRunning(pod.id.to_string()).to_status());
+        }
+        let url = self.streaming.port_forward(pod.id.to_string()).map_err(|error| error.to_status())?;
+        Ok(Response::new(v1::PortForwardResponse { url }))
+    }
+
+    fn running(&self, id: &str) -> Result<std::sync::Arc<carpel_pod::ContainerSnapshot>, Status> {
+        let container = self.pods.find_container(id).map_err(|error| error.to_status())?;
+        match container.state {
+            ContainerState::Running { .. } => Ok(container),
+            ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown => {
+                Err(NotRunning(container.id.to_string()).to_status())
+            }
+        }
+    }
+}
+
+/// A terminal has no stderr of its own, and a session without any stream has no use.
+fn streams(stdin: bool, stdout: bool, stderr: bool, tty: bool) -> Result<Streams, Invalid> {
+    if tty && stderr {
+        return Err(invalid("stderr", "cannot be had together with tty: a terminal has one output"));
+    }
+    if !(stdin || stdout || stderr) {
+        return Err(invalid("stdin", "or stdout or stderr is required"));
+    }
+    Ok(Streams { stdin, stdout, stderr, tty })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_has_streams_and_a_terminal_one_output() {
+        assert!(streams(true, true, false, true).is_ok());
+        assert_eq!(streams(true, true, true, true).unwrap_err().field, "stderr");
+        assert_eq!(streams(false, false, false, false).unwrap_err().field, "stdin");
+    }
+}
