@@ -201,8 +201,20 @@ impl Default for Runtime {
             log_line_max_bytes: 16384,
             exec_output_max_bytes: 16 << 20,
             default_capabilities: [
-                "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP",
-                "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+                "CHOWN",
+                "DAC_OVERRIDE",
+                "FSETID",
+                "FOWNER",
+                "MKNOD",
+                "NET_RAW",
+                "SETGID",
+                "SETUID",
+                "SETFCAP",
+                "SETPCAP",
+                "NET_BIND_SERVICE",
+                "SYS_CHROOT",
+                "KILL",
+                "AUDIT_WRITE",
             ]
             .map(str::to_owned)
             .to_vec(),
@@ -214,7 +226,11 @@ impl Default for Runtime {
 
 impl Default for Cgroups {
     fn default() -> Self {
-        Cgroups { driver: CgroupDriver::Cgroupfs, parent: "/carpel/pods".into(), shims: "/carpel/shims".into() }
+        Cgroups {
+            driver: CgroupDriver::Cgroupfs,
+            parent: "/carpel/pods".into(),
+            shims: "/carpel/shims".into(),
+        }
     }
 }
 

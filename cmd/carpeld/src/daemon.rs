@@ -1,15 +1,22 @@
 //! The daemon's life: rooms, socket, ready, drain.
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context;
-use carpel_cri::{ImageServer, MESSAGE_MAX_BYTES, RuntimeFacts, RuntimeServer};
+use carpel_cri::{ImageServer, MESSAGE_MAX_BYTES, OperatorServer, RuntimeFacts, RuntimeServer};
 use carpel_image::Images;
 use carpel_network::Network;
 use carpel_pod::Pods;
-use carpel_proto::v1::{
-    image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer,
+use carpel_proto::{
+    operator::{InfoResponse, operator_server::OperatorServer as OperatorService},
+    v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
 };
+use carpel_streaming::Server as StreamingServer;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -18,7 +25,7 @@ use tokio::{
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use crate::{config::Config, listen, rooms, rpc::CallsLayer};
+use crate::{backend::PodBackend, config::Config, listen, rooms, rpc::CallsLayer};
 
 /// How long calls under way may take once the daemon is asked to end. Event streams never end by
 /// themselves, and the service manager's patience is 90 seconds.
@@ -46,15 +53,44 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
         systemd_cgroups: config.cgroups.driver == crate::config::CgroupDriver::Systemd,
         config: config.dump()?,
     };
-    let runtime = RuntimeServer::new(pods, images.clone(), network, facts);
-    serve(&config.listen, runtime, ImageServer::new(images), stop).await
+    let streaming =
+        StreamingServer::open(carpel_streaming::Config::default(), Arc::new(PodBackend(pods.clone())))
+            .await
+            .context("cannot serve exec, attach and port-forward")?;
+    let services = Services {
+        runtime: RuntimeServer::new(pods, images.clone(), network, streaming, facts),
+        operator: OperatorServer::new(images.clone(), info(&config)?),
+        images: ImageServer::new(images),
+    };
+    serve(&config.listen, services, stop).await
 }
 
-/// Serves both services on one socket: the kubelet's image endpoint is its runtime endpoint.
-async fn serve(
-    path: &Path,
+/// What is served.
+struct Services {
     runtime: RuntimeServer,
     images: ImageServer,
+    operator: OperatorServer,
+}
+
+/// What `carpel info` shows of this daemon.
+fn info(config: &Config) -> anyhow::Result<InfoResponse> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(InfoResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_at: i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+        root: config.root.display().to_string(),
+        state: config.state.display().to_string(),
+        shim: rooms::shim(&config.runtime)?.display().to_string(),
+        network: if config.network.builtin.is_some() { "builtin" } else { "cni" }.to_owned(),
+        cgroup_mode: rooms::cgroup_mode()?.to_owned(),
+    })
+}
+
+/// Serves everything on one socket: the kubelet's image endpoint is its runtime endpoint.
+async fn serve(
+    path: &Path,
+    services: Services,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let (draining, drain) = oneshot::channel();
@@ -67,15 +103,16 @@ async fn serve(
     let router = Server::builder()
         .layer(CallsLayer::new(Arc::clone(&called)))
         .add_service(
-            RuntimeServiceServer::new(runtime)
+            RuntimeServiceServer::new(services.runtime)
                 .max_decoding_message_size(MESSAGE_MAX_BYTES)
                 .max_encoding_message_size(MESSAGE_MAX_BYTES),
         )
         .add_service(
-            ImageServiceServer::new(images)
+            ImageServiceServer::new(services.images)
                 .max_decoding_message_size(MESSAGE_MAX_BYTES)
                 .max_encoding_message_size(MESSAGE_MAX_BYTES),
-        );
+        )
+        .add_service(OperatorService::new(services.operator));
     // Only now: a client that meets half of the services falls back for good.
     let listener = listen::bind(path)?;
     tracing::info!(socket = %path.display(), version = env!("CARGO_PKG_VERSION"), "ready");

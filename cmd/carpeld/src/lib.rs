@@ -7,6 +7,7 @@
 //! No CRI logic and no decision about pods or images is made here.
 #![forbid(unsafe_code)]
 
+mod backend;
 pub mod config;
 pub mod daemon;
 pub mod listen;

@@ -86,7 +86,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             println!("the configuration is valid");
         }
         Some(Command::Config(ConfigCommand::Dump(args))) => print!("{}", args.load()?.dump()?),
-        Some(Command::TeardownNetwork(args)) => runtime()?.block_on(daemon::teardown_network(&args.load()?))?,
+        Some(Command::TeardownNetwork(args)) => {
+            runtime()?.block_on(daemon::teardown_network(&args.load()?))?
+        }
         None => {
             let config = cli.run.load()?;
             runtime()?.block_on(async {

@@ -40,7 +40,9 @@ pub(crate) fn network(config: &Config) -> anyhow::Result<carpel_network::Config>
 fn builtin(bridge: &config::Bridge) -> anyhow::Result<BridgeConfig> {
     let mut subnets = Vec::with_capacity(bridge.subnets.len());
     for subnet in &bridge.subnets {
-        subnets.push(subnet.parse().with_context(|| format!("network.builtin.subnets: {subnet:?} is not a subnet"))?);
+        subnets.push(
+            subnet.parse().with_context(|| format!("network.builtin.subnets: {subnet:?} is not a subnet"))?,
+        );
     }
     Ok(BridgeConfig {
         bridge: bridge.bridge.clone(),
@@ -83,7 +85,7 @@ pub(crate) fn pod(config: &Config) -> anyhow::Result<carpel_pod::Config> {
 }
 
 /// The shim's program: as configured, else beside the daemon's own.
-fn shim(runtime: &config::Runtime) -> anyhow::Result<PathBuf> {
+pub(crate) fn shim(runtime: &config::Runtime) -> anyhow::Result<PathBuf> {
     let path = if runtime.shim.as_os_str().is_empty() {
         let own = std::env::current_exe().context("cannot tell where carpeld itself is")?;
         own.with_file_name("carpel-shim")
@@ -96,4 +98,14 @@ fn shim(runtime: &config::Runtime) -> anyhow::Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// Which cgroup trees this host has: `v2`, `v1`, or `hybrid` (v1 controllers beside a cgroup2 tree).
+pub(crate) fn cgroup_mode() -> anyhow::Result<&'static str> {
+    let tree = carpel_cgroups::Tree::detect().context("cannot tell which cgroup trees there are")?;
+    Ok(match (tree.is_unified(), tree.v2()) {
+        (true, _) => "v2",
+        (false, Some(_)) => "hybrid",
+        (false, None) => "v1",
+    })
 }

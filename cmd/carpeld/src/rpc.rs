@@ -74,7 +74,8 @@ where
         let answered = async move {
             let answer = call.await.unwrap_or_else(|panic| {
                 tracing::error!(panic = panic_text(&*panic), "a call panicked");
-                Ok(Status::internal(format!("{method} failed by a defect of the daemon; see its log")).into_http())
+                Ok(Status::internal(format!("{method} failed by a defect of the daemon; see its log"))
+                    .into_http())
             });
             tracing::debug!(method, elapsed_us = started.elapsed().as_micros(), "call answered");
             answer
@@ -86,7 +87,8 @@ where
 /// The span of one call, child of the one that the caller sends along (W3C `traceparent`).
 fn span(method: &str, headers: &HeaderMap) -> Span {
     let span = tracing::info_span!("cri", otel.name = method, rpc.system = "grpc", rpc.method = method);
-    let parent = opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&Headers(headers)));
+    let parent =
+        opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&Headers(headers)));
     // Without an exporter there is no trace to continue.
     let _continued = span.set_parent(parent);
     span
@@ -124,7 +126,8 @@ mod tests {
         });
         let mut calls = CallsLayer::new(Arc::new(Notify::new())).layer(service);
         for (path, status) in [("Version", Some("13")), ("Status", None), ("Version", Some("13"))] {
-            let request = Request::builder().uri(format!("/runtime.v1.RuntimeService/{path}")).body(()).unwrap();
+            let request =
+                Request::builder().uri(format!("/runtime.v1.RuntimeService/{path}")).body(()).unwrap();
             let response = calls.call(request).await.unwrap();
             assert_eq!(response.headers().get("grpc-status").map(|value| value.to_str().unwrap()), status);
         }

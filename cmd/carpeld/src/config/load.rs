@@ -118,7 +118,9 @@ impl Config {
             return senseless("runtime.log_line_max_bytes must lie between 1024 and 1048576".into());
         }
         if self.image.max_concurrent_downloads == 0 || self.image.progress_timeout_s == 0 {
-            return senseless("image.max_concurrent_downloads and image.progress_timeout_s must not be 0".into());
+            return senseless(
+                "image.max_concurrent_downloads and image.progress_timeout_s must not be 0".into(),
+            );
         }
         Ok(())
     }

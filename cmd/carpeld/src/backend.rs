@@ -1,0 +1,159 @@
+//! The streaming room's processes and connections, out of the pod room.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use carpel_pod::{
+    AttachRequest, ContainerState, ContainerTerminal, ExecProcess, ExecRequest, ExecStreams, Pods,
+};
+use carpel_streaming::{Answer, AttachTarget, Backend, BackendError, ExecTarget, Process, Size, Terminal};
+use futures::future::Either;
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+};
+
+/// How long a port of a pod may take to answer.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Streams to and from pods.
+#[derive(Debug, Clone)]
+pub(crate) struct PodBackend(pub(crate) Pods);
+
+impl Backend for PodBackend {
+    fn exec(&self, target: ExecTarget) -> Answer<'_, Process> {
+        Box::pin(async move {
+            let wanted = target.streams;
+            let streams = if wanted.tty {
+                ExecStreams::Pty
+            } else {
+                ExecStreams::Pipes { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr }
+            };
+            let request = ExecRequest { command: target.command, streams };
+            let session = self.0.exec(&target.container, request).await.map_err(told)?;
+            let (exit, terminal) = watch(session.process, wanted.tty);
+            Ok(Process {
+                stdin: session.stdin.filter(|_| wanted.stdin).map(|stdin| Box::new(stdin) as _),
+                stdout: session.stdout.map(|stdout| Box::new(stdout) as _),
+                stderr: session.stderr.map(|stderr| Box::new(stderr) as _),
+                terminal,
+                exit,
+            })
+        })
+    }
+
+    fn attach(&self, target: AttachTarget) -> Answer<'_, Process> {
+        Box::pin(async move {
+            let wanted = target.streams;
+            let request = AttachRequest { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
+            let session = self.0.attach(&target.container, request).await.map_err(told)?;
+            let terminal =
+                wanted.tty.then(|| Box::new(AttachedTerminal(session.terminal)) as Box<dyn Terminal>);
+            Ok(Process {
+                stdin: session.stdin.map(|stdin| Box::new(stdin) as _),
+                stdout: session.stdout.map(|stdout| Box::new(stdout) as _),
+                stderr: session.stderr.map(|stderr| Box::new(stderr) as _),
+                terminal,
+                exit: Box::pin(exited(self.0.clone(), target.container)),
+            })
+        })
+    }
+
+    fn connect(&self, pod: String, port: u16) -> Answer<'_, TcpStream> {
+        Box::pin(async move {
+            let Some(netns) = self.0.netns_of(&pod).map_err(told)? else {
+                return dial(port).map_err(BackendError::from).and_then(registered);
+            };
+            let dialled =
+                tokio::task::spawn_blocking(move || carpel_sys::netns::enter(netns.as_fd(), || dial(port)));
+            registered(dialled.await?.map_err(told)??)
+        })
+    }
+}
+
+/// The whole chain of causes: the client sees nothing else.
+fn told(error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
+    BackendError::from(format!("{:#}", anyhow::Error::from(error)))
+}
+
+/// Servers listen on either loopback address; the pod may have only one of them.
+fn dial(port: u16) -> std::io::Result<std::net::TcpStream> {
+    let v4 = std::net::TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT);
+    match v4 {
+        Ok(socket) => Ok(socket),
+        Err(refused) => {
+            std::net::TcpStream::connect_timeout(&SocketAddr::from((Ipv6Addr::LOCALHOST, port)), CONNECT)
+                .map_err(|_| refused)
+        }
+    }
+}
+
+fn registered(socket: std::net::TcpStream) -> Result<TcpStream, BackendError> {
+    socket.set_nonblocking(true)?;
+    Ok(TcpStream::from_std(socket)?)
+}
+
+type Exit = std::pin::Pin<Box<dyn Future<Output = Result<i32, BackendError>> + Send>>;
+
+/// Waits for an exec's end and resizes its terminal meanwhile: both belong to the one process.
+fn watch(mut process: ExecProcess, tty: bool) -> (Exit, Option<Box<dyn Terminal>>) {
+    let (sizes, mut resizes) = mpsc::channel::<(Size, oneshot::Sender<Result<(), BackendError>>)>(1);
+    let exit = async move {
+        loop {
+            let next = {
+                let wait = std::pin::pin!(process.wait());
+                let resize = std::pin::pin!(resizes.recv());
+                match futures::future::select(wait, resize).await {
+                    Either::Left((code, _)) => return code.map_err(told),
+                    Either::Right((next, _)) => next,
+                }
+            };
+            match next {
+                Some((size, done)) => {
+                    let outcome = process.resize(size.width.into(), size.height.into()).await.map_err(told);
+                    // Nobody waits for it if the session has ended.
+                    let _gone = done.send(outcome);
+                }
+                None => return process.wait().await.map_err(told),
+            }
+        }
+    };
+    let terminal = tty.then(|| Box::new(ExecTerminal(sizes)) as Box<dyn Terminal>);
+    (Box::pin(exit), terminal)
+}
+
+struct ExecTerminal(mpsc::Sender<(Size, oneshot::Sender<Result<(), BackendError>>)>);
+
+impl Terminal for ExecTerminal {
+    fn resize(&self, size: Size) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let (done, outcome) = oneshot::channel();
+            self.0.send((size, done)).await?;
+            outcome.await?
+        })
+    }
+}
+
+struct AttachedTerminal(ContainerTerminal);
+
+impl Terminal for AttachedTerminal {
+    fn resize(&self, size: Size) -> Answer<'_, ()> {
+        Box::pin(async move { self.0.resize(size.width.into(), size.height.into()).await.map_err(told) })
+    }
+}
+
+/// Resolves when the container has ended or is gone.
+async fn exited(pods: Pods, container: String) -> Result<i32, BackendError> {
+    let mut events = pods.events();
+    loop {
+        match pods.find_container(&container).map(|found| found.state.clone()) {
+            Ok(ContainerState::Exited(exit)) => return Ok(exit.code),
+            Ok(ContainerState::Created | ContainerState::Running { .. }) => {}
+            Ok(ContainerState::Unknown) | Err(_) => return Err("the container is gone".into()),
+        }
+        events.next().await;
+    }
+}
