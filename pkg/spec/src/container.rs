@@ -33,6 +33,9 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
     if config.security.privileged && !input.sandbox.security.privileged {
         return Err(PlanError::PrivilegedInUnprivilegedPod);
     }
+    if let Some(name) = config.cdi_devices.first() {
+        return Err(PlanError::Cdi { name: name.clone() });
+    }
     let (pid_namespace, pid_target) = pid_namespace(input)?;
     let devices = devices::plan_devices(input)?;
     let Mounts { mounts, rootfs_propagation, pod_shm, volumes } = mounts::plan_mounts(input)?;

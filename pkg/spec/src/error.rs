@@ -101,6 +101,12 @@ pub enum PlanError {
         /// On the host.
         path: String,
     },
+    /// Not built yet, and a device that silently is not there would be worse.
+    #[error("CDI device {name:?} was asked for, but CDI devices are not supported")]
+    Cdi {
+        /// As given.
+        name: String,
+    },
     /// Device permissions.
     #[error("device {path:?}: permissions {permissions:?} are not made of r, w and m")]
     DevicePermissions {

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!   /proc  /dev  /sys                    always there, unless the client mounts over one
-//!   /dev/pts  /dev/mqueue                not below a /dev of the client's
+//!   /dev/pts  /dev/mqueue  /dev/shm      not below a /dev of the client's
 //!   /sys/fs/cgroup
 //!   /etc/resolv.conf  /etc/hostname  (/etc/hosts)      the pod's files
 //!   the client's, and image volumes
 //! ```
 //!
 //! All are sorted by depth, parents first, and are otherwise in the order above: a mount can hide
-//! what is above it in the tree only if somebody asked for exactly that. The pod's `/dev/shm` is none
-//! of these: the shim knows where it is (`ContainerPlan::pod_shm`).
+//! what is above it in the tree only if somebody asked for exactly that. What stands at `/dev/shm` holds
+//! a place in that order: with `ContainerPlan::pod_shm` the shim mounts the pod's there, which it knows.
 
 use carpel_shim_api::plan::{
     BindSource, FilesystemSource, LayersSource, MountPlan, Propagation, mount_plan::Source,
@@ -112,6 +112,8 @@ fn kernel_mounts(input: &ContainerInput<'_>) -> Vec<MountPlan> {
             NOSUID | NOEXEC,
         ),
         optional(filesystem("/dev/mqueue", "mqueue", &[], strict)),
+        filesystem("/dev/shm", "tmpfs", &["mode=1777", "size=65536k"], strict),
+        // With the host's network this is the host's view of it, as everywhere else; still read-only.
         filesystem("/sys", "sysfs", &[], of_the_host),
         filesystem("/sys/fs/cgroup", "cgroup", &[], of_the_host),
     ]

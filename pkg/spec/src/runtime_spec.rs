@@ -33,12 +33,12 @@ pub struct RuntimeSpecFacts<'a> {
 pub fn runtime_spec(plan: &ContainerPlan, sandbox: &SandboxPlan, facts: RuntimeSpecFacts<'_>) -> Spec {
     let mut root = Root::default();
     root.set_path("rootfs".into()).set_readonly(Some(plan.rootfs.readonly));
-    let mut mounts: Vec<Mount> = plan.mounts.iter().map(mount).collect();
-    if plan.pod_shm {
-        mounts.push(pod_shm(sandbox));
-    }
+    let is_pod_shm = |mount: &MountPlan| plan.pod_shm && mount.destination == "/dev/shm";
+    let told = |plan| if is_pod_shm(plan) { pod_shm(sandbox) } else { mount(plan) };
+    let mounts: Vec<Mount> = plan.mounts.iter().map(told).collect();
     let mut spec = Spec::default();
-    spec.set_root(Some(root))
+    spec.set_version("1.2.0".to_owned())
+        .set_root(Some(root))
         .set_process(Some(process(&plan.process, facts.user)))
         .set_mounts(Some(mounts))
         .set_hostname(Some(sandbox.hostname.clone()).filter(|hostname| !hostname.is_empty()))
@@ -145,8 +145,8 @@ fn rlimit_type(resource: u32) -> Option<PosixRlimitType> {
 
 fn capabilities(plan: &Capabilities) -> LinuxCapabilities {
     let of = |set: u64| {
-        let parsed = capability::names(set).filter_map(|name| name.parse::<Capability>().ok());
-        Some(parsed.collect())
+        let names = capability::NAMES.iter().enumerate().filter(|(number, _)| set & (1 << number) != 0);
+        Some(names.filter_map(|(_, name)| name.parse::<Capability>().ok()).collect())
     };
     let mut sets = LinuxCapabilities::default();
     sets.set_bounding(of(plan.bounding))

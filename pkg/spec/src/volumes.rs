@@ -24,8 +24,9 @@ pub struct VolumePlan {
     pub host_path: String,
 }
 
-/// Folders that the container needs for its image's volumes. Paths at which something is mounted
-/// already need none; nor do any below `/dev`, `/proc` and `/sys`, which are no part of an image.
+/// Folders that the container needs for its image's volumes. Paths at or below which something is
+/// mounted already need none: a volume of the image's is not made inside one of the client's, nor in
+/// `/dev`, `/proc` and `/sys`, which are no part of an image.
 pub(crate) fn plan_volumes(
     input: &ContainerInput<'_>,
     mounted: &[String],
@@ -39,8 +40,8 @@ pub(crate) fn plan_volumes(
     for volume in volumes {
         // Checked even where they are ignored: whether an image is good must not depend on how it is run.
         let path = path::below_root("image volume", volume)?;
-        let system = ["/dev", "/proc", "/sys"].iter().any(|folder| path::is_within(&path, folder));
-        if input.config.security.readonly_rootfs && !system && !mounted.contains(&path) {
+        let covered = mounted.iter().any(|folder| path::is_within(&path, folder));
+        if input.config.security.readonly_rootfs && !covered {
             paths.insert(path);
         }
     }
