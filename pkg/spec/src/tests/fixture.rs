@@ -11,6 +11,7 @@ use crate::seccomp::{Arch, KernelVersion};
 use crate::{PlanError, PlannedContainer, container_plan};
 
 /// All that a container plan is made of, owned.
+#[derive(Debug)]
 pub(super) struct Fixture {
     pub(super) sandbox: SandboxConfig,
     pub(super) config: ContainerConfig,
