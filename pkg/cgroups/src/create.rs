@@ -98,6 +98,41 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Opens a cgroup that others share, making it in every hierarchy where it is absent. No limits.
+    ///
+    /// # Errors
+    /// A folder could not be made; what was made here is removed.
+    pub fn ensure(tree: &Arc<Tree>, path: &CgroupPath) -> Result<Cgroup, CreateError> {
+        let mut made = Made::default();
+        let mut ensured = Ok(());
+        for number in 0..tree.hierarchies.len() {
+            ensured = ensured.and_then(|()| make(tree, number, path, Existing::Kept, &mut made));
+        }
+        let opened = ensured.and_then(|()| {
+            let hierarchy = tree.v2().map(name).unwrap_or_default();
+            Cgroup::open(tree, path).map_err(|source| CreateError::Make {
+                path: path.clone(),
+                hierarchy,
+                source,
+            })
+        });
+        if opened.is_err() {
+            made.undo(tree);
+        }
+        opened
+    }
+}
+
+/// What becomes of a cgroup that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    /// It is used as it is.
+    Kept,
+    /// It is removed and made anew: its counters would be taken for the new container's.
+    Replaced,
+}
+
 /// The folders that were made, in order.
 #[derive(Default)]
 struct Made(Vec<(usize, CgroupPath)>);
@@ -119,7 +154,7 @@ fn fill(
     made: &mut Made,
 ) -> Result<Cgroup, CreateError> {
     for number in 0..tree.hierarchies.len() {
-        make(tree, number, path, made)?;
+        make(tree, number, path, Existing::Replaced, made)?;
     }
     let cgroup = Cgroup::open(tree, path).map_err(|source| CreateError::Make {
         path: path.clone(),
@@ -139,13 +174,19 @@ fn name(hierarchy: &Hierarchy) -> String {
     hierarchy.mount_point().display().to_string()
 }
 
-fn make(tree: &Tree, number: usize, path: &CgroupPath, made: &mut Made) -> Result<(), CreateError> {
+fn make(
+    tree: &Tree,
+    number: usize,
+    path: &CgroupPath,
+    existing: Existing,
+    made: &mut Made,
+) -> Result<(), CreateError> {
     let hierarchy = &tree.hierarchies[number];
     let failed = |source| CreateError::Make { path: path.clone(), hierarchy: name(hierarchy), source };
     let mut tries = 0;
     loop {
         tries += 1;
-        match make_once(hierarchy, number, path, made) {
+        match make_once(hierarchy, number, path, existing, made) {
             Err(e) if e.is_absent() && tries < MKDIR_TRIES => {}
             Err(e) if e.source == Errno::BUSY && e.attempt == Attempt::Rmdir => {
                 return Err(CreateError::Occupied { path: path.clone(), hierarchy: name(hierarchy) });
@@ -160,6 +201,7 @@ fn make_once(
     hierarchy: &Hierarchy,
     number: usize,
     path: &CgroupPath,
+    existing: Existing,
     made: &mut Made,
 ) -> Result<(), FileError> {
     let is_cpuset = !hierarchy.is_v2() && hierarchy.controllers().iter().any(|c| c == "cpuset");
@@ -168,7 +210,7 @@ fn make_once(
     let mut here: Option<CgroupPath> = None;
     for (level, component) in path.components().enumerate() {
         let above = parent.as_ref().map_or(hierarchy.root(), AsFd::as_fd);
-        let is_leaf = level + 1 == depth;
+        let existing = if level + 1 == depth { existing } else { Existing::Kept };
         if hierarchy.is_v2() {
             hand_down_controllers(above)?;
         }
@@ -177,7 +219,7 @@ fn make_once(
             Some(above) => above.child(component),
         }
         .map_err(|_| FileError::new(Attempt::Mkdir, component, Errno::NAMETOOLONG))?;
-        if make_dir(above, component, is_leaf)? {
+        if make_dir(above, component, existing)? {
             made.0.push((number, now.clone()));
         }
         let dir = file::open_dir(above, component)?;
@@ -190,13 +232,12 @@ fn make_once(
     Ok(())
 }
 
-/// Makes a folder and says whether it was made. A leaf that exists is removed first: its counters
-/// would be taken for the new container's.
-fn make_dir(parent: BorrowedFd<'_>, name: &str, is_leaf: bool) -> Result<bool, FileError> {
+/// Makes a folder and says whether it was made.
+fn make_dir(parent: BorrowedFd<'_>, name: &str, existing: Existing) -> Result<bool, FileError> {
     let mkdir = || rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755));
     match mkdir() {
         Ok(()) => Ok(true),
-        Err(Errno::EXIST) if is_leaf => {
+        Err(Errno::EXIST) if existing == Existing::Replaced => {
             remove::remove_tree(parent, name)?;
             mkdir().map(|()| true).map_err(|e| FileError::new(Attempt::Mkdir, name, e))
         }

@@ -7,13 +7,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use thiserror::Error;
 
 use crate::cgroup::{Cgroup, procs_below};
 use crate::file::{self, FileError};
 use crate::path::CgroupPath;
 
+const SIGKILL: i32 = Signal::KILL.as_raw();
 /// Rounds of reading and signalling. Each kills all it sees, and the dead do not fork.
 const ROUNDS_MAX: usize = 64;
 /// How many processes are held by a descriptor at a time.
@@ -64,12 +65,12 @@ impl Cgroup {
         self.thaw_v1().map_err(failed)
     }
 
-    /// Sends a signal to every process in it and below it.
+    /// Sends a signal, by the kernel's number, to every process in it and below it.
     ///
     /// # Errors
     /// See [`KillError`].
-    pub fn signal(&self, signal: Signal) -> Result<(), KillError> {
-        if signal == Signal::KILL {
+    pub fn signal(&self, signal: i32) -> Result<(), KillError> {
+        if signal == SIGKILL {
             return self.kill();
         }
         let failed = |e| KillError::File(self.path().clone(), e);
@@ -101,7 +102,7 @@ impl Cgroup {
             if new.is_empty() {
                 return Ok(());
             }
-            self.signal_listed(dir.as_fd(), &new, Signal::KILL)?;
+            self.signal_listed(dir.as_fd(), &new, SIGKILL)?;
             killed.extend(new);
         }
         Err(KillError::Endless(self.path().clone()))
@@ -121,7 +122,7 @@ impl Cgroup {
             if new.is_empty() {
                 return Ok(());
             }
-            self.signal_listed(dir.as_fd(), &new, Signal::KILL)?;
+            self.signal_listed(dir.as_fd(), &new, SIGKILL)?;
             killed.extend(new);
         }
         Err(KillError::Endless(self.path().clone()))
@@ -129,7 +130,7 @@ impl Cgroup {
 
     /// Signals those that are in the folder still after they are held by a descriptor: a number may
     /// have gone to a stranger between the list and the signal.
-    fn signal_listed(&self, dir: BorrowedFd<'_>, pids: &[Pid], signal: Signal) -> Result<(), KillError> {
+    fn signal_listed(&self, dir: BorrowedFd<'_>, pids: &[Pid], signal: i32) -> Result<(), KillError> {
         for batch in pids.chunks(BATCH) {
             let held: Vec<(Pid, OwnedFd)> = batch
                 .iter()
@@ -137,13 +138,13 @@ impl Cgroup {
                 .collect();
             let still = procs_below(dir).map_err(|e| KillError::File(self.path().clone(), e))?;
             for (pid, pidfd) in held.iter().filter(|(pid, _)| still.contains(pid)) {
-                match pidfd_send_signal(pidfd, signal) {
+                match carpel_sys::signal::send(pidfd.as_fd(), signal) {
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(source) => {
                         return Err(KillError::Signal {
                             path: self.path().clone(),
                             pid: pid.as_raw_nonzero().get(),
-                            signal: signal.as_raw(),
+                            signal,
                             source,
                         });
                     }

@@ -1,8 +1,8 @@
 //! Many file descriptors at once: close_range(2).
 
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 use crate::clone::last_errno;
 
@@ -11,6 +11,20 @@ pub fn close_on_exec_from_3() -> Result<(), Errno> {
     // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing now; it sets a flag on descriptors.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == -1 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// A copy, close-on-exec, of a descriptor that this program was started with, by its number. The
+/// original stays open, and is closed on exec from now on.
+pub fn copy_inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    if number < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: the descriptor is only borrowed for these two calls. The kernel refuses with EBADF if
+    // it is not open, and copying it or marking it takes nothing from whoever owns it.
+    let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+    let copy = fcntl_dupfd_cloexec(inherited, 3)?;
+    fcntl_setfd(inherited, FdFlags::CLOEXEC)?;
+    Ok(copy)
 }
 
 /// Closes every descriptor from 3 on, but those of `keep`, which is sorted.

@@ -1,6 +1,7 @@
 //! Signal masks and dispositions of this process: sigprocmask(2), sigaction(2).
 
 use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use rustix::io::Errno;
@@ -54,6 +55,22 @@ pub fn reset() {
 pub fn ignore_child_exits() {
     // SAFETY: SIG_IGN installs no code, and SIGCHLD may be ignored.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Sends a signal to the process that `pidfd` is of, by the kernel's number: real-time signals too,
+/// of which systemd as an init process wants one (`SIGRTMIN+3`). pidfd_send_signal(2).
+pub fn send(pidfd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    // SAFETY: the descriptor is open, no siginfo is passed, and a number that is no signal is refused.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            number,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result == -1 { Err(last_errno()) } else { Ok(()) }
 }
 
 /// Sleeps until a signal that ends the process.
