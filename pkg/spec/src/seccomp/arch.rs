@@ -106,6 +106,12 @@ pub(super) fn is_known(name: &str) -> bool {
     SYSCALLS.contains_key(name)
 }
 
+/// All names of the table.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    SYSCALLS.keys().copied()
+}
+
 static SYSCALLS: LazyLock<HashMap<&'static str, [Option<u32>; 5]>> = LazyLock::new(|| {
     let rows = TABLE.lines().filter(|line| !line.starts_with('#'));
     rows.filter_map(|line| {

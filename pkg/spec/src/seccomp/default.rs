@@ -8,15 +8,19 @@
 //! * The kernel's keyrings (`keyctl` and so on) stay forbidden as with containerd: they are not divided
 //!   by namespaces.
 //! * `io_uring_*` stays forbidden, as in both since 2023: its operations pass no filter.
-//! * `socket` refuses AF_ALG (CVE-2026-31431) and AF_VSOCK, which no namespace confines. `socketcall`,
-//!   32-bit x86's old way to the same, hides its arguments behind a pointer that no filter can follow.
-//!   It is allowed, because glibc's i386 still uses it: closing that way takes AppArmor or SELinux.
+//! * `socket` refuses AF_ALG (CVE-2026-31431) and AF_VSOCK, which no namespace confines: by the low word
+//!   of its argument, which is all that the kernel looks at. Comparing all 64 bits, as those profiles
+//!   do, lets `socket(AF_ALG | 1 << 32)` through (the mistake of CVE-2019-7303). `socketcall`, 32-bit
+//!   x86's old way to the same, hides its arguments behind a pointer that no filter can follow. It is
+//!   allowed, because glibc's i386 still uses it: closing that way takes AppArmor or SELinux.
 
 use super::profile::{Action, ArchMap, ArgRule, Condition, Operator, Profile, SyscallRule};
 
-/// address families, include/linux/socket.h.
+/// Address families, include/linux/socket.h.
 const AF_ALG: u64 = 38;
 const AF_VSOCK: u64 = 40;
+/// All that the kernel takes of an `int`.
+const LOW_WORD: u64 = 0xffff_ffff;
 /// include/uapi/linux/sched.h: NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET.
 const CLONE_NEW_NAMESPACES: u64 = 0x7e02_0000;
 const ENOSYS: u32 = 38;
@@ -122,9 +126,11 @@ pub fn default_profile() -> Profile {
     syscalls.extend(BY_CAPABILITY.iter().map(|(cap, names)| with_capability(cap, allow(names))));
     syscalls.push(with_capability("CAP_SYSLOG", allow("syslog")));
     syscalls.extend(PERSONALITIES.map(|persona| allow_if("personality", Operator::Equal, persona, 0)));
-    syscalls.push(allow_if("socket", Operator::Less, AF_ALG, 0));
-    syscalls.push(allow_if("socket", Operator::Equal, AF_ALG + 1, 0));
-    syscalls.push(allow_if("socket", Operator::Greater, AF_VSOCK, 0));
+    syscalls.extend([AF_ALG, AF_VSOCK].map(|family| {
+        let rule = allow_if("socket", Operator::MaskedEqual, LOW_WORD, family);
+        SyscallRule { action: Action::Errno, ..rule }
+    }));
+    syscalls.push(allow("socket"));
     // Threads and processes for everybody, namespaces for who may. clone3's flags are behind a pointer:
     // ENOSYS makes the C library go back to clone.
     syscalls.push(allow_if("clone", Operator::MaskedEqual, CLONE_NEW_NAMESPACES, 0));

@@ -1,4 +1,6 @@
-use super::super::arch::X32_BIT;
+mod oracle;
+
+use super::super::arch::{self, X32_BIT};
 use super::super::{BpfProgram, default_profile};
 use super::*;
 use crate::capability::{ALL, CONTAINERD_DEFAULT};
@@ -132,11 +134,13 @@ fn the_default_looks_at_arguments() {
             assert_eq!(run(&program, call(abi, name, &[arg])), expect, "{abi:?} {name}({arg:#x})");
         }
     };
-    for family in [0, 1, 2, 10, 16, 17, 37, 39, 41, 44, u64::MAX, 1 << 32] {
+    for family in [0, 1, 2, 10, 16, 17, 37, 39, 41, 44] {
         check("socket", family, ALLOW);
     }
-    check("socket", 38, NO);
-    check("socket", 40, NO);
+    // The kernel takes the low word of the number: the high one must not lead past the filter.
+    for family in [38, 40, 38 | 1 << 32, 40 | 1 << 63, 38 | 0xffff_ffff << 32] {
+        check("socket", family, NO);
+    }
     for persona in [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff] {
         check("personality", persona, ALLOW);
     }
