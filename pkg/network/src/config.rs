@@ -82,8 +82,11 @@ impl Default for BridgeConfig {
         BridgeConfig {
             bridge: "carpel0".into(),
             subnets: vec![
-                Subnet { address: IpAddr::V4(Ipv4Addr::new(10, 88, 0, 0)), prefix: 16 },
-                Subnet { address: IpAddr::V6(Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 0)), prefix: 64 },
+                Subnet { address: IpAddr::V4(Ipv4Addr::new(10, 117, 0, 0)), prefix: 16 },
+                Subnet {
+                    address: IpAddr::V6(Ipv6Addr::new(0xfdca, 0x47be, 0x117, 0, 0, 0, 0, 0)),
+                    prefix: 64,
+                },
             ],
             masquerade: true,
             mtu: None,
@@ -198,7 +201,8 @@ impl FromStr for Subnet {
     type Err = ParseSubnetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (address, prefix) = text.split_once('/').ok_or_else(|| ParseSubnetError::NoPrefix(text.into()))?;
+        let (address, prefix) =
+            text.split_once('/').ok_or_else(|| ParseSubnetError::NoPrefix(text.into()))?;
         let address = address.parse().map_err(|_| ParseSubnetError::Address(text.into()))?;
         let digits_only = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
         let prefix = prefix.parse().ok().filter(|_| digits_only);

@@ -14,12 +14,29 @@
 //! It is not a CNI plugin, it starts no containers, and it never addresses a namespace by a process id.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod attachment;
+mod bridge;
+mod cni;
 mod config;
+mod detach;
+mod netlink;
 mod network;
+mod nft;
+mod pods;
+mod record;
 mod request;
 
+pub use attach::AttachError;
 pub use attachment::{Attachment, Interface, InterfaceStats, NetworkStatus};
+pub use bridge::{BridgeError, HostError, PlanError, PortError, SysctlError};
+pub use cni::{
+    ArgumentError, CacheError, CniError, CniOpenError, CniPlanError, ConfError, ExecError, PluginError,
+    Problem, ResultError,
+};
 pub use config::{BridgeConfig, CniConfig, Config, ConfigError, Mode, ParseSubnetError, Subnet};
-pub use network::{AttachError, DetachError, Network, OpenError, StatsError, TeardownError};
+pub use detach::DetachError;
+pub use netlink::NetlinkError;
+pub use network::{CheckError, Network, OpenError, StatsError, TeardownError};
+pub use record::RecordError;
 pub use request::{AttachRequest, DnsConfig, PortMapping, Protocol};
