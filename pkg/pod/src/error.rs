@@ -91,6 +91,21 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// The node's cgroups are not usable.
+    #[error("look at the node's cgroups")]
+    Cgroups(#[source] carpel_cgroups::DetectError),
+    /// The daemon's own capabilities are not readable.
+    #[error("read the daemon's own capabilities")]
+    Capabilities(#[source] io::Error),
+    /// A configured default capability does not exist.
+    #[error("use the configured default capabilities")]
+    DefaultCapability(#[source] carpel_spec::capability::UnknownCapability),
+    /// No seccomp programs can be made for this processor.
+    #[error("this processor's architecture is not supported")]
+    Architecture,
+    /// A thread that read the disk ended early.
+    #[error("reading the pods' state was broken off")]
+    BrokenOff(#[source] tokio::task::JoinError),
     /// The kernel's boot id is not readable.
     #[error("read the kernel's boot id")]
     BootId(#[source] io::Error),
@@ -153,7 +168,7 @@ pub enum RunError {
         /// The pod.
         id: PodId,
         /// Why.
-        source: Arc<io::Error>,
+        source: Cause,
     },
     /// The shim refused or was lost.
     #[error("set up pod {id}")]
@@ -309,6 +324,14 @@ pub enum CreateError {
         /// How long was waited.
         waited: Duration,
     },
+    /// A file or folder of the container could not be made.
+    #[error("make the files of container {id}")]
+    File {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: Arc<FileError>,
+    },
     /// A record could not be written.
     #[error("record container {id}")]
     Record {
@@ -402,6 +425,14 @@ pub enum UpdateError {
     /// It has exited.
     #[error("container {0} is neither created nor running")]
     NotAlive(ContainerId),
+    /// The limits make no sense.
+    #[error("plan the limits of container {id}")]
+    Plan {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: Cause,
+    },
     /// The shim refused or was lost.
     #[error("update the limits of container {id}")]
     Shim {

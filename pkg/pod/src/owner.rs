@@ -1,14 +1,48 @@
-//! The owner of a pod.
+//! The owner of a pod: the one task that changes it.
+//!
+//! ```text
+//!   commands ─┐                              ┌─▶ catalog, events (published copy)
+//!   shim ─────┤── owner: decides, never ─────┼─▶ replies
+//!   deadlines ┤   waits                      └─▶ work: futures beside it …
+//!   work ─────┘◀────────────── steps ─────────────────┘ … whose ends come back as steps
+//! ```
+//!
+//! Whatever takes time (the shim, the disk, the network) is a future in `work`; its end is a [`Step`],
+//! a change that is made here like any other. So nothing queues behind anything: a stop that waits
+//! for its grace is a deadline, not a held lock.
 
-use std::{sync::Arc, time::Duration};
+pub(crate) mod container;
+mod create;
+mod exit;
+mod limits;
+mod pod;
+mod remove;
+mod start;
+mod stop;
 
-use carpel_spec::config::{ContainerConfig, Resources};
-use tokio::sync::{mpsc, oneshot};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+
+use carpel_shim_api::message::SnapshotReply;
+use carpel_spec::config::{ContainerConfig, Resources, SandboxConfig};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
-    ContainerId, CreateError, RemoveContainerError, RemovePodError, ReopenLogError, StartError,
-    StopContainerError, StopPodError, UpdateError, shim::Shim,
+    ContainerId, CreateError, FindError, ObjectKind, PodId, PodSnapshot, PodState, RemoveContainerError,
+    RemovePodError, ReopenLogError, StartError, StopContainerError, StopPodError, UpdateError,
+    event::EventKind,
+    pods::Shared,
+    record::PodRecord,
+    shim::{Shim, ShimEvent, program::ShimProcess},
 };
+use container::Container;
+use pod::Phase;
+
+/// Commands that wait for an owner. It takes them at once, so this is only for the moment.
+const COMMANDS_MAX: usize = 64;
 
 /// How to reach a pod's owner.
 #[derive(Debug, Clone)]
@@ -31,5 +65,227 @@ pub(crate) enum Command {
     ReopenLog { id: ContainerId, reply: Reply<ReopenLogError> },
 }
 
-/// Where an answer goes.
+/// Where an answer goes. The asker may have gone; the work is done all the same.
 pub(crate) type Reply<E, T = ()> = oneshot::Sender<Result<T, E>>;
+
+/// A change that is due when some work has ended.
+pub(crate) type Step = Box<dyn FnOnce(&mut Owner) + Send>;
+
+/// The connection to a pod's shim, and its process.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) shim: Arc<Shim>,
+    pub(crate) process: ShimProcess,
+    pub(crate) init_pid: Option<i32>,
+    pub(crate) events: mpsc::UnboundedReceiver<ShimEvent>,
+}
+
+/// What an owner is started from: the same after `run` and after a restart of the daemon.
+#[derive(Debug)]
+pub(crate) struct Seed {
+    pub(crate) record: PodRecord,
+    pub(crate) link: Option<Link>,
+    pub(crate) first: FirstWord,
+    pub(crate) containers: Vec<Container>,
+}
+
+/// What a shim has told about the containers that are there before their owner.
+#[derive(Debug)]
+pub(crate) enum FirstWord {
+    /// There are none, or there is no shim.
+    None,
+    /// All.
+    Snapshot(SnapshotReply),
+    /// Nothing yet: it is to be asked until it answers.
+    Awaited,
+}
+
+/// See the module.
+pub(crate) struct Owner {
+    shared: Arc<Shared>,
+    id: PodId,
+    config: Arc<SandboxConfig>,
+    record: PodRecord,
+    phase: Phase,
+    handle: PodHandle,
+    process: Option<ShimProcess>,
+    init_pid: Option<i32>,
+    /// In the order of their creation.
+    containers: Vec<Container>,
+    /// Being made, by name and attempt.
+    creations: HashMap<(String, u32), create::Creation>,
+    removals: Vec<Reply<RemovePodError>>,
+    work: FuturesUnordered<BoxFuture<'static, Step>>,
+    /// The pod is removed.
+    ended: bool,
+}
+
+impl Owner {
+    /// Publishes a pod and starts its owner.
+    pub(crate) fn spawn(shared: Arc<Shared>, seed: Seed) {
+        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        let mut owner = Owner {
+            id: seed.record.id.clone(),
+            config: Arc::new(seed.record.config.clone()),
+            phase: Phase::of_record(seed.record.phase),
+            record: seed.record,
+            handle: PodHandle { commands, shim: None },
+            process: None,
+            init_pid: None,
+            containers: seed.containers,
+            creations: HashMap::new(),
+            removals: Vec::new(),
+            work: FuturesUnordered::new(),
+            ended: false,
+            shared,
+        };
+        let (nobody, mut events) = mpsc::unbounded_channel();
+        drop(nobody);
+        if let Some(link) = seed.link {
+            events = link.events;
+            owner.handle.shim = Some(link.shim);
+            owner.init_pid = link.init_pid;
+            let process = link.process.clone();
+            owner.process = Some(link.process);
+            owner.work(async move {
+                process.ended().await;
+                Owner::shim_gone
+            });
+            match seed.first {
+                FirstWord::None => {}
+                FirstWord::Snapshot(snapshot) => owner.apply_snapshot(snapshot),
+                FirstWord::Awaited => owner.ask_shim(),
+            }
+        } else {
+            owner.shim_gone();
+        }
+        owner.publish();
+        tokio::spawn(owner.live(inbox, events));
+    }
+
+    async fn live(
+        mut self,
+        mut inbox: mpsc::Receiver<Command>,
+        mut events: mpsc::UnboundedReceiver<ShimEvent>,
+    ) {
+        let closing = self.shared.closing.clone();
+        while !self.ended {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => return,
+                Some(event) = events.recv() => self.shim_event(event),
+                Some(step) = self.work.next(), if !self.work.is_empty() => step(&mut self),
+                () = sleep_until(deadline) => self.deadlines_passed(),
+                Some(command) = inbox.recv() => self.command(command),
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::StopPod(reply) => self.stop_pod(reply),
+            Command::RemovePod(reply) => self.remove_pod(reply),
+            Command::Create { config, reply } => self.create(*config, reply),
+            Command::Start { id, reply } => self.start(&id, reply),
+            Command::StopContainer { id, grace, reply } => self.stop_container(&id, grace, reply),
+            Command::RemoveContainer { id, reply } => self.remove_container(&id, reply),
+            Command::Update { id, resources, reply } => self.update(&id, resources, reply),
+            Command::ReopenLog { id, reply } => self.reopen_log(&id, reply),
+        }
+    }
+
+    fn shim_event(&mut self, event: ShimEvent) {
+        match event {
+            ShimEvent::Exited(record) => self.exited(record),
+            ShimEvent::Gone => self.connection_lost(),
+        }
+    }
+
+    /// Lets something go on beside the owner; the step that it ends with is made here.
+    fn work<S>(&mut self, work: impl Future<Output = S> + Send + 'static)
+    where
+        S: FnOnce(&mut Owner) + Send + 'static,
+    {
+        self.work.push(Box::pin(async move { Box::new(work.await) as Step }));
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.containers.iter().filter_map(|container| Some(container.stop.as_ref()?.phase.deadline())).min()
+    }
+
+    fn container(&mut self, id: &ContainerId) -> Option<&mut Container> {
+        self.containers.iter_mut().find(|container| container.id() == id)
+    }
+
+    /// Publishes the pod as it is now.
+    fn publish(&mut self) -> Arc<PodSnapshot> {
+        let pod = Arc::new(self.snapshot());
+        let containers: Vec<_> = self.containers.iter().map(|c| Arc::clone(&c.snapshot)).collect();
+        self.shared.catalog.publish(Arc::clone(&pod), self.handle.clone(), &containers);
+        pod
+    }
+
+    /// Publishes the pod, and tells what happened to it or to one of its containers.
+    fn tell(&mut self, kind: EventKind, subject: &str) {
+        let pod = self.publish();
+        let containers = self.containers.iter().map(|c| Arc::clone(&c.snapshot)).collect();
+        self.shared.events.publish(kind, subject.to_owned(), crate::clock::now_ns(), pod, containers);
+    }
+
+    /// After a change of a container: its new copy, and the event.
+    fn container_changed(&mut self, id: &ContainerId, kind: EventKind) {
+        if let Some(container) = self.container(id) {
+            container.refresh();
+        }
+        self.tell(kind, id.as_str());
+    }
+
+    fn snapshot(&self) -> PodSnapshot {
+        let network_own = self.record.netns.is_some();
+        PodSnapshot {
+            id: self.id.clone(),
+            config: Arc::clone(&self.config),
+            state: match self.phase {
+                Phase::Ready => PodState::Ready,
+                Phase::Stopping(_) | Phase::NotReady { .. } => PodState::NotReady,
+            },
+            created_at_ns: self.record.created_at_ns,
+            ips: if network_own { self.record.ips.clone() } else { Vec::new() },
+            netns: self.record.netns.clone(),
+            shim_pid: self.process.as_ref().map(ShimProcess::pid),
+            init_pid: self.init_pid,
+            cgroup_parent: self.cgroup_parent(),
+            containers: self.containers.iter().map(|container| container.id().clone()).collect(),
+        }
+    }
+
+    fn cgroup_parent(&self) -> String {
+        match &self.config.cgroup_parent {
+            Some(parent) if !parent.is_empty() => parent.clone(),
+            _ => self.shared.config.cgroup_parent.clone(),
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Answers. Nobody may be there any more to hear it, which is no error.
+fn answer<T, E>(reply: Reply<E, T>, result: Result<T, E>) {
+    let _ = reply.send(result);
+}
+
+fn answer_all<E: Clone>(replies: impl IntoIterator<Item = Reply<E>>, result: &Result<(), E>) {
+    for reply in replies {
+        answer(reply, result.clone());
+    }
+}
+
+fn not_found(id: &ContainerId) -> FindError {
+    FindError::NotFound { kind: ObjectKind::Container, id: id.to_string() }
+}

@@ -4,8 +4,11 @@ mod streams;
 
 use std::{sync::Arc, time::Duration};
 
+use carpel_image::Images;
+use carpel_network::Network;
 use carpel_spec::config::{ContainerConfig, Resources};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, ContainerId, ContainerSnapshot, CreateError, EventStream, FindError, ObjectKind, PodSnapshot,
@@ -14,25 +17,65 @@ use crate::{
     catalog::Catalog,
     clock::CreationClock,
     event::Events,
+    host::Host,
+    layout::Layout,
+    names::Names,
+    node::Node,
     owner::{Command, PodHandle},
+    profile::Programs,
+    shim::program::ShimProgram,
+    trash::Trash,
+    usage::UsageReaders,
 };
 
-/// All pods of this node. A cheap handle; dropping the last one leaves pods running.
+/// All pods of this node. A cheap handle; dropping the last one ends the owners and leaves the pods
+/// running, like the end of the daemon.
 #[derive(Debug, Clone)]
 pub struct Pods {
     pub(crate) shared: Arc<Shared>,
+    _open: Arc<Open>,
 }
 
 /// What owners and operations share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    pub(crate) layout: Layout,
+    pub(crate) node: Arc<Node>,
+    pub(crate) images: Images,
+    pub(crate) network: Network,
+    pub(crate) shim_program: ShimProgram,
+    pub(crate) programs: Programs,
+    pub(crate) host: Host,
+    pub(crate) names: Names,
     pub(crate) catalog: Catalog,
     pub(crate) events: Events,
+    pub(crate) usage: UsageReaders,
     pub(crate) clock: CreationClock,
+    pub(crate) trash: Trash,
+    /// Cancelled when the last handle is dropped. Owners hold this struct, so that its own drop would
+    /// not come.
+    pub(crate) closing: CancellationToken,
+}
+
+/// Ends the owners with the last handle.
+#[derive(Debug)]
+struct Open {
+    closing: CancellationToken,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
 }
 
 impl Pods {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let open = Arc::new(Open { closing: shared.closing.clone() });
+        Pods { shared, _open: open }
+    }
+
     /// All pods.
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<PodSnapshot>> {

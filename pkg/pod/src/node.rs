@@ -1,0 +1,214 @@
+//! What is true of this node as long as the daemon runs, looked up once.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+};
+
+use carpel_cgroups::{Cgroup, CgroupPath, PathError, Tree};
+use carpel_spec::{
+    NodeFacts, capability,
+    config::SelinuxOption,
+    input::{AppArmor, CgroupLayout, Selinux, SwapLimits},
+    seccomp::{Arch, KernelVersion},
+};
+
+use crate::{CgroupDriver, Config, OpenError};
+
+/// The most that is read of a file of the kernel's, in bytes.
+const KERNEL_FILE_MAX_BYTES: u64 = 1 << 20;
+/// Profiles for `RuntimeDefault`, by preference: ours, and those that other runtimes leave loaded.
+const APPARMOR_DEFAULTS: [&str; 4] =
+    ["carpel-default", "cri-containerd.apparmor.d", "crio-default", "docker-default"];
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) facts: NodeFacts,
+    pub(crate) cgroups: Arc<Tree>,
+    pub(crate) boot_id: String,
+    /// The shims' `oom_score_adj`: one above the lowest, if the daemon may go so low.
+    pub(crate) shim_oom_score_adj: i32,
+}
+
+impl Node {
+    /// Looks. Blocks shortly.
+    pub(crate) fn look(config: &Config) -> Result<Node, OpenError> {
+        let cgroups = Tree::detect().map_err(OpenError::Cgroups)?;
+        let boot_id = read("/proc/sys/kernel/random/boot_id").map_err(OpenError::BootId)?;
+        let status = read("/proc/self/status").map_err(OpenError::Capabilities)?;
+        let mut default_capabilities = 0;
+        for name in &config.default_capabilities {
+            default_capabilities |= capability::by_name(name).map_err(OpenError::DefaultCapability)?;
+        }
+        let facts = NodeFacts {
+            cgroup: layout(&cgroups),
+            cgroup_driver: config.cgroup_driver,
+            cgroup_parent_default: config.cgroup_parent.clone(),
+            scope_prefix: "carpel".to_owned(),
+            swap_limits: swap_limits(&cgroups),
+            default_capabilities,
+            daemon_capabilities: permitted_capabilities(&status),
+            default_rlimits: config.default_rlimits.clone(),
+            arch: arch().ok_or(OpenError::Architecture)?,
+            kernel: kernel(),
+            apparmor: apparmor(),
+            selinux: selinux(),
+            thermal_throttle_cpus: thermal_throttle_cpus(),
+        };
+        let own = read("/proc/self/oom_score_adj").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        Ok(Node { facts, cgroups: Arc::new(cgroups), boot_id, shim_oom_score_adj: i32::max(own, -998) })
+    }
+
+    /// The cgroup that a record names; `None` if it is gone, or systemd's.
+    pub(crate) fn cgroup(&self, path: &str) -> Option<Cgroup> {
+        let path = self.cgroup_path(path).ok()?;
+        Cgroup::open(&self.cgroups, &path).ok()
+    }
+
+    /// The path of a cgroup in the form of the cgroupfs driver.
+    pub(crate) fn cgroup_path(&self, path: &str) -> Result<CgroupPath, PathError> {
+        match self.facts.cgroup_driver {
+            CgroupDriver::Cgroupfs => CgroupPath::parse(path),
+            CgroupDriver::Systemd => Err(PathError::Systemd(path.to_owned())),
+        }
+    }
+
+    /// The facts with the AppArmor profiles that are loaded now: they come and go.
+    pub(crate) fn facts_with_apparmor_now(&self) -> NodeFacts {
+        NodeFacts { apparmor: apparmor(), ..self.facts.clone() }
+    }
+}
+
+/// The node's host name.
+pub(crate) fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The node's resolver settings for pods that have none of their own. A resolver on the node's
+/// loopback cannot be reached from a pod: then systemd-resolved's list of real servers is taken.
+pub(crate) fn host_resolv_conf() -> String {
+    let usual = read("/etc/resolv.conf").unwrap_or_default();
+    if usual.lines().any(|line| line.trim() == "nameserver 127.0.0.53")
+        && let Ok(real) = read("/run/systemd/resolve/resolv.conf")
+    {
+        return real + "\n";
+    }
+    usual + "\n"
+}
+
+fn read(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(KERNEL_FILE_MAX_BYTES).read_to_string(&mut text)?;
+    text.truncate(text.trim_end().len());
+    Ok(text)
+}
+
+fn layout(tree: &Tree) -> CgroupLayout {
+    match (tree.is_unified(), tree.v2()) {
+        (true, _) => CgroupLayout::V2,
+        (false, Some(_)) => CgroupLayout::Hybrid,
+        (false, None) => CgroupLayout::V1,
+    }
+}
+
+/// v1 tells it at the root; cgroup2's root has no limits, so its first child is asked.
+fn swap_limits(tree: &Tree) -> SwapLimits {
+    let Some(memory) = tree.with_controller("memory") else { return SwapLimits::Absent };
+    let at = memory.mount_point();
+    let present = if memory.is_v2() {
+        let mut children = fs::read_dir(at).into_iter().flatten().flatten();
+        children.any(|child| child.path().join("memory.swap.max").exists())
+    } else {
+        at.join("memory.memsw.limit_in_bytes").exists()
+    };
+    if present { SwapLimits::Present } else { SwapLimits::Absent }
+}
+
+/// proc_pid_status(5), `CapPrm`, limited to the bounding set.
+fn permitted_capabilities(status: &str) -> u64 {
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    set("CapPrm:").unwrap_or(0) & set("CapBnd:").unwrap_or(0) & capability::ALL
+}
+
+fn arch() -> Option<Arch> {
+    match std::env::consts::ARCH {
+        "x86_64" => Some(Arch::X86_64),
+        "aarch64" => Some(Arch::Aarch64),
+        _ => None,
+    }
+}
+
+fn kernel() -> KernelVersion {
+    let uname = rustix::system::uname();
+    parse_kernel(&uname.release().to_string_lossy())
+}
+
+/// `6.8.0-31-generic`. What cannot be read counts as the oldest.
+fn parse_kernel(release: &str) -> KernelVersion {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    KernelVersion { major, minor }
+}
+
+fn apparmor() -> AppArmor {
+    let enabled = read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == "Y");
+    if !enabled {
+        return AppArmor::Absent;
+    }
+    // `name (mode)` a line.
+    let profiles = read("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
+    let mut loaded: BTreeSet<String> =
+        profiles.lines().filter_map(|line| line.rsplit_once(" (")).map(|(name, _)| name.to_owned()).collect();
+    // Always there, and the only choice for `RuntimeDefault` where no runtime's profile is loaded.
+    loaded.insert("unconfined".to_owned());
+    let known = APPARMOR_DEFAULTS.iter().find(|name| loaded.contains(**name));
+    AppArmor::Enabled { default_profile: (*known.unwrap_or(&"unconfined")).to_owned(), loaded }
+}
+
+fn selinux() -> Selinux {
+    if !Path::new("/sys/fs/selinux/enforce").exists() {
+        return Selinux::Absent;
+    }
+    // container-selinux's type for containers; every policy that has containers has it.
+    let process_default = SelinuxOption {
+        user: "system_u".to_owned(),
+        role: "system_r".to_owned(),
+        type_: "container_t".to_owned(),
+        level: "s0".to_owned(),
+    };
+    Selinux::Enabled { process_default }
+}
+
+fn thermal_throttle_cpus() -> u32 {
+    let exists =
+        |cpu: &u32| Path::new(&format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle")).exists();
+    (0..8192).take_while(exists).count().try_into().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_tells_the_kernels_version() {
+        for (release, major, minor) in
+            [("6.8.0-31-generic", 6, 8), ("5.14", 5, 14), ("6.18.0+", 6, 18), ("strange", 0, 0), ("", 0, 0)]
+        {
+            assert_eq!(parse_kernel(release), KernelVersion { major, minor }, "{release}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_those_both_permitted_and_bounded() {
+        let status = "Name:\tx\nCapPrm:\t000001ffffffffff\nCapBnd:\t0000000000000003\n";
+        assert_eq!(permitted_capabilities(status), 3);
+        assert_eq!(permitted_capabilities(""), 0);
+    }
+}
