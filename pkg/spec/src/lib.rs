@@ -46,7 +46,7 @@ pub use input::{ContainerInput, ImageConfig, NodeFacts, PodFacts, SeccompInput};
 pub use resources::plan_resources;
 pub use runtime_spec::{RuntimeSpecFacts, runtime_spec, runtime_spec_json};
 pub use sandbox::{effective_hostname, network_sysctls, sandbox_plan};
-pub use security::{SeccompNeed, seccomp_need};
+pub use security::{SeccompNeed, compile_seccomp, seccomp_need};
 pub use volumes::VolumePlan;
 
 #[cfg(test)]

@@ -51,25 +51,41 @@ pub fn seccomp_need(security: &ContainerSecurity, node: &NodeFacts) -> Result<Se
     })
 }
 
+/// Compiles what is needed; `None`: unconfined. `content` is that of the file of
+/// [`SeccompNeed::Localhost`].
+///
+/// # Errors
+/// The content is missing or is no profile, or the profile asks for what is not supported.
+pub fn compile_seccomp(
+    need: &SeccompNeed,
+    content: Option<&[u8]>,
+    node: &NodeFacts,
+) -> Result<Option<BpfProgram>, PlanError> {
+    let (path, capabilities, profile) = match need {
+        SeccompNeed::Unconfined => return Ok(None),
+        SeccompNeed::Default { capabilities } => {
+            ("runtime/default", capabilities, seccomp::default_profile())
+        }
+        SeccompNeed::Localhost { path, capabilities } => {
+            let content = content.ok_or_else(|| PlanError::SeccompMissing { path: path.clone() })?;
+            let profile = Profile::parse(content)
+                .map_err(|source| PlanError::SeccompProfile { path: path.clone(), source })?;
+            (path.as_str(), capabilities, profile)
+        }
+    };
+    let compiled = seccomp::compile(&profile, *capabilities, node.arch, node.kernel);
+    compiled.map(Some).map_err(|source| PlanError::SeccompCompile { path: path.to_owned(), source })
+}
+
 /// The finished program of a container; `None`: unconfined.
 pub(crate) fn seccomp(input: &ContainerInput<'_>) -> Result<Option<BpfProgram>, PlanError> {
-    let (capabilities, path) = match seccomp_need(&input.config.security, input.node)? {
-        SeccompNeed::Unconfined => return Ok(None),
-        SeccompNeed::Default { capabilities } => (capabilities, None),
-        SeccompNeed::Localhost { path, capabilities } => (capabilities, Some(path)),
-    };
-    let name = path.as_deref().unwrap_or("runtime/default");
-    let profile = match (input.seccomp, &path) {
-        (SeccompInput::Compiled(program), _) => return Ok(Some(program.clone())),
-        (SeccompInput::BuiltIn | SeccompInput::Localhost(_), None) => seccomp::default_profile(),
-        (SeccompInput::BuiltIn, Some(path)) => {
-            return Err(PlanError::SeccompMissing { path: path.clone() });
-        }
-        (SeccompInput::Localhost(content), Some(path)) => Profile::parse(content)
-            .map_err(|source| PlanError::SeccompProfile { path: path.clone(), source })?,
-    };
-    let compiled = seccomp::compile(&profile, capabilities, input.node.arch, input.node.kernel);
-    compiled.map(Some).map_err(|source| PlanError::SeccompCompile { path: name.to_owned(), source })
+    let need = seccomp_need(&input.config.security, input.node)?;
+    match input.seccomp {
+        SeccompInput::Compiled(_) if need == SeccompNeed::Unconfined => Ok(None),
+        SeccompInput::Compiled(program) => Ok(Some(program.clone())),
+        SeccompInput::BuiltIn => compile_seccomp(&need, None, input.node),
+        SeccompInput::Localhost(content) => compile_seccomp(&need, Some(content), input.node),
+    }
 }
 
 /// What the container is granted.

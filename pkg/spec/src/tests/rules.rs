@@ -2,13 +2,13 @@
 
 use carpel_shim_api::plan::{CgroupDriver, ContainerPlan, PidNamespace, Propagation, mount_plan::Source};
 
-use super::fixture::{Fixture, apparmor, device, image_mount, mount};
+use super::fixture::{Fixture, device, image_mount, mount};
+use crate::PlanError;
 use crate::capability::{self, CONTAINERD_DEFAULT};
 use crate::config::*;
 use crate::error::*;
 use crate::input::*;
 use crate::seccomp::KernelVersion;
-use crate::{PlanError, SeccompNeed, seccomp_need};
 
 fn plan(change: impl FnOnce(&mut Fixture)) -> Result<ContainerPlan, PlanError> {
     let mut fixture = Fixture::new();
@@ -439,92 +439,5 @@ fn unified_names_files_of_the_cgroups_own_folder() {
         "a.b\n",
     ] {
         assert!(check(key, CgroupLayout::V2).is_err(), "{key:?}");
-    }
-}
-
-#[test]
-fn paths_are_hidden_unless_nothing_was_asked_for() {
-    let masked = plan(|_| {}).unwrap().masked_paths;
-    for path in ["/proc/kcore", "/proc/interrupts", "/sys/devices/virtual/powercap"] {
-        assert!(masked.iter().any(|masked| masked == path), "{path}");
-    }
-    let unmasked = plan(|fixture| {
-        fixture.config.security.masked_paths.clear();
-        fixture.config.security.readonly_paths.clear();
-    });
-    assert!(unmasked.unwrap().masked_paths.is_empty());
-    for bad in ["/proc/../etc", "proc", "/"] {
-        assert!(plan(|f| f.config.security.masked_paths.push(bad.into())).is_err(), "{bad}");
-        assert!(plan(|f| f.config.security.readonly_paths.push(bad.into())).is_err(), "{bad}");
-    }
-}
-
-#[test]
-fn seccomp_follows_the_profile() {
-    let length = |seccomp: SecurityProfile, profile: Option<&str>| {
-        plan(|fixture| {
-            fixture.config.security.seccomp = seccomp;
-            fixture.profile = profile.map(|text| text.as_bytes().to_vec());
-        })
-        .map(|plan| plan.process.seccomp_bpf.len())
-    };
-    let localhost = || SecurityProfile::Localhost("/profiles/a.json".into());
-    assert_eq!(length(SecurityProfile::Unconfined, None).unwrap(), 0);
-    assert!(length(SecurityProfile::RuntimeDefault, None).unwrap() > 1000);
-    assert!(length(localhost(), Some(r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#)).unwrap() > 0);
-    assert!(matches!(length(localhost(), None), Err(PlanError::SeccompMissing { .. })));
-    for bad in ["", "{}", "[]", "{\"defaultAction\":\"ALLOW\"}", &"[".repeat(100_000)] {
-        assert!(matches!(length(localhost(), Some(bad)), Err(PlanError::SeccompProfile { .. })), "{bad:.30}");
-    }
-    let notify = r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#;
-    assert!(matches!(length(localhost(), Some(notify)), Err(PlanError::SeccompCompile { .. })));
-    let node = Fixture::new().node;
-    let of = |security: &ContainerSecurity| seccomp_need(security, &node).unwrap();
-    let default =
-        ContainerSecurity { seccomp: SecurityProfile::RuntimeDefault, ..ContainerSecurity::default() };
-    assert_eq!(of(&default), SeccompNeed::Default { capabilities: CONTAINERD_DEFAULT });
-    assert_eq!(of(&ContainerSecurity { privileged: true, ..default }), SeccompNeed::Unconfined);
-}
-
-#[test]
-fn apparmor_by_name_is_never_left_out() {
-    let check = |asked: SecurityProfile, node: AppArmor| {
-        plan(|fixture| {
-            fixture.config.security.apparmor = asked;
-            fixture.node.apparmor = node;
-        })
-        .map(|plan| plan.process.apparmor_profile)
-    };
-    let named = |name: &str| SecurityProfile::Localhost(name.into());
-    assert_eq!(check(SecurityProfile::RuntimeDefault, AppArmor::Absent).unwrap(), "");
-    assert_eq!(check(SecurityProfile::RuntimeDefault, apparmor()).unwrap(), "carpel-default");
-    assert_eq!(check(SecurityProfile::Unconfined, apparmor()).unwrap(), "");
-    assert_eq!(check(named("custom"), apparmor()).unwrap(), "custom");
-    assert!(matches!(check(named("custom"), AppArmor::Absent), Err(PlanError::AppArmorAbsent { .. })));
-    assert!(matches!(check(named("absent"), apparmor()), Err(PlanError::AppArmorNotLoaded { .. })));
-}
-
-#[test]
-fn selinux_labels_take_what_is_missing_from_the_pod() {
-    let part = |user: &str, type_: &str, level: &str| SelinuxOption {
-        user: user.into(),
-        role: String::new(),
-        type_: type_.into(),
-        level: level.into(),
-    };
-    let default = SelinuxOption { role: "system_r".into(), ..part("system_u", "container_t", "s0:c1,c2") };
-    let check = |asked: SelinuxOption, node: Selinux| {
-        plan(|fixture| {
-            fixture.config.security.selinux = Some(asked);
-            fixture.node.selinux = node;
-        })
-        .map(|plan| plan.process.selinux_label)
-    };
-    let enabled = || Selinux::Enabled { process_default: default.clone() };
-    assert_eq!(check(part("", "", ""), enabled()).unwrap(), "system_u:system_r:container_t:s0:c1,c2");
-    assert_eq!(check(part("", "spc_t", "s0"), enabled()).unwrap(), "system_u:system_r:spc_t:s0");
-    assert_eq!(check(part("", "spc_t", ""), Selinux::Absent).unwrap(), "");
-    for bad in [part("a:b", "", ""), part("", "x\n", ""), part("", "", "s0 s1")] {
-        assert!(check(bad, Selinux::Absent).is_err());
     }
 }
