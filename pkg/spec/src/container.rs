@@ -1,6 +1,8 @@
 //! What a container is to be.
 
+use carpel_shim_api::PAYLOAD_MAX_BYTES;
 use carpel_shim_api::plan::{ContainerPlan, PidNamespace, ProcessPlan, RootfsPlan};
+use prost::Message as _;
 
 use crate::config::{PidMode, Terminal};
 use crate::error::PlanError;
@@ -11,6 +13,10 @@ use crate::{cgroup, devices, mounts, path, process, resources, security, signal,
 
 /// The longest id of a target container, in bytes.
 const ID_MAX_BYTES: usize = 64;
+
+/// The largest plan: what a frame carries, less what else is in it. A larger one would end the shim's
+/// connection (carpel_shim_api), and with it more than this container.
+const PLAN_MAX_BYTES: usize = PAYLOAD_MAX_BYTES - (64 << 10);
 
 /// A container's plan, and what the daemon itself has to do or remember.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +59,10 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
         rootfs_propagation: rootfs_propagation.into(),
         pod_shm,
     };
+    let bytes = plan.encoded_len();
+    if bytes > PLAN_MAX_BYTES {
+        return Err(PlanError::TooLarge { bytes, max: PLAN_MAX_BYTES });
+    }
     Ok(PlannedContainer { plan, stop_signal: stop_signal(input)?, volumes })
 }
 

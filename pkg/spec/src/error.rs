@@ -200,6 +200,14 @@ pub enum PlanError {
         /// As given.
         value: String,
     },
+    /// The plan as a whole.
+    #[error("the container's plan has {bytes} bytes, at most {max} can be told to a shim")]
+    TooLarge {
+        /// How many.
+        bytes: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// A root file system is made of layers.
     #[error("no layers were given for the root file system")]
     NoLayers,

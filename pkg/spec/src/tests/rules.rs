@@ -79,6 +79,13 @@ fn environment_keeps_bytes_and_the_last_value() {
 }
 
 #[test]
+fn a_plan_that_no_shim_would_take_is_refused() {
+    let large = plan(|fixture| fixture.config.envs = vec![("A".into(), vec![b'x'; 5 << 20])]);
+    assert!(matches!(large, Err(PlanError::TooLarge { .. })));
+    assert!(plan(|fixture| fixture.config.envs = vec![("A".into(), vec![b'x'; 3 << 20])]).is_ok());
+}
+
+#[test]
 fn working_directories() {
     let check = |asked: &str, image: &str| {
         plan(|fixture| {
