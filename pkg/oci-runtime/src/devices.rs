@@ -54,7 +54,8 @@ pub(crate) fn populate(dev: BorrowedFd<'_>, plan: &ContainerPlan) -> Result<(), 
     for (name, major, minor) in DEFAULT_NODES {
         let overridden = plan.devices.iter().any(|device| below_dev(&device.path) == Some(name));
         if !overridden {
-            mknodat(dev, name, FileType::CharacterDevice, mode, makedev(major, minor)).map_err(failed(name))?;
+            mknodat(dev, name, FileType::CharacterDevice, mode, makedev(major, minor))
+                .map_err(failed(name))?;
         }
     }
     for (name, target) in DEFAULT_LINKS {

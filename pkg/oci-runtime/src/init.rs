@@ -86,7 +86,9 @@ impl InitError {
             Self::Cgroup(_) => Stage::Cgroup,
             Self::Child(_) | Self::Wait(_) | Self::Unwanted => Stage::Prepare,
             Self::Namespace(..) => Stage::Namespace,
-            Self::Rootfs(_) | Self::Root(_) | Self::RootPropagation(_) | Self::RootReadOnly(_) => Stage::Rootfs,
+            Self::Rootfs(_) | Self::Root(_) | Self::RootPropagation(_) | Self::RootReadOnly(_) => {
+                Stage::Rootfs
+            }
             Self::Mount(error) => error.stage(),
             Self::Mask(_) => Stage::Mount,
             Self::Device(_) => Stage::Device,
@@ -175,7 +177,11 @@ fn enter_root(init: &Init<'_>) -> Result<Mounted, InitError> {
     Ok(Mounted { root, null, own_dev })
 }
 
-fn open_terminal(init: &Init<'_>, root: &Root, own_dev: Option<&OwnedFd>) -> Result<Option<Terminal>, InitError> {
+fn open_terminal(
+    init: &Init<'_>,
+    root: &Root,
+    own_dev: Option<&OwnedFd>,
+) -> Result<Option<Terminal>, InitError> {
     if !init.plan.process.terminal {
         return Ok(None);
     }

@@ -93,11 +93,8 @@ fn carry_out(child: &InChild, joiner: &Joiner<'_>) -> Result<Infallible, JoinerE
     let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root::new(open("/", dir, Mode::empty()).map_err(JoinerError::Root)?);
     let identity = user::resolve(&root, &plan.user).map_err(ProcessError::from)?;
-    let terminal = if plan.terminal {
-        Some(terminal::open(&root).map_err(ProcessError::from)?)
-    } else {
-        None
-    };
+    let terminal =
+        if plan.terminal { Some(terminal::open(&root).map_err(ProcessError::from)?) } else { None };
     let dir = workdir::ensure(&root, &plan.cwd).map_err(ProcessError::from)?;
     workdir::enter(&dir, &plan.cwd).map_err(ProcessError::from)?;
     stdio::place(&root, joiner.stdio, terminal.as_ref(), identity.user.uid).map_err(ProcessError::from)?;

@@ -36,7 +36,7 @@ mod mask;
 mod mountinfo;
 mod mounts;
 mod process;
-mod rootfs;
 mod root;
+mod rootfs;
 mod terminal;
 mod user;

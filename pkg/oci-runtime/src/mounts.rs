@@ -124,9 +124,8 @@ fn is_cgroup(plan: &MountPlan) -> bool {
 
 /// The first pass, in the host's mount namespace.
 pub(crate) fn prepare<'a>(plan: &'a ContainerPlan, host_ipc: bool) -> Result<Mounts<'a>, MountError> {
-    let needs_host = |m: &MountPlan| {
-        is_cgroup(m) || matches!(m.propagation(), Propagation::Slave | Propagation::Shared)
-    };
+    let needs_host =
+        |m: &MountPlan| is_cgroup(m) || matches!(m.propagation(), Propagation::Slave | Propagation::Shared);
     let host = if plan.mounts.iter().any(needs_host) {
         crate::mountinfo::read().map_err(MountError::Mountinfo)?
     } else {
@@ -319,9 +318,8 @@ fn set_attributes(fd: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), OneMountE
 
 /// Clones a mount of this namespace.
 pub(crate) fn clone_mount(mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(mount, "", flags)
 }
 

@@ -127,7 +127,10 @@ impl Failure {
 /// A packet of a child.
 #[derive(Debug)]
 pub(crate) enum Report {
-    Ready { user: User, console: Option<OwnedFd> },
+    Ready {
+        user: User,
+        console: Option<OwnedFd>,
+    },
     Failed(Failure),
     /// The other end is closed.
     End,
@@ -262,7 +265,8 @@ mod tests {
         let user = User { uid: 7, gid: u32::MAX - 1, groups: (0..1000).collect() };
         let console = pair().expect("any descriptor").0;
         send_ready(child.as_fd(), &user, Some(&console)).expect("send");
-        let Some(Report::Ready { user: got, console: Some(_) }) = receive(shim.as_fd()).expect("packet") else {
+        let Some(Report::Ready { user: got, console: Some(_) }) = receive(shim.as_fd()).expect("packet")
+        else {
             panic!("not ready");
         };
         assert_eq!(got, user);

@@ -10,9 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rustix::fs::{
-    FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mkdirat, openat, openat2, readlinkat,
-};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mkdirat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
 /// As many symbolic links as the kernel follows in one path (path_resolution(7)).
@@ -124,7 +122,7 @@ fn walk(root: BorrowedFd<'_>, path: &OsStr, absent: Absent, links: Links) -> Res
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => {
                 followed += 1;
-                if links == Links::Refuse || followed > LINKS_MAX {
+                if links == Links::Refuse || followed > LINKS_MAX || is_magic(at.as_fd(), &name) {
                     return Err(Errno::LOOP);
                 }
                 let target = OsString::from_vec(readlinkat(&fd, "", Vec::new())?.into_bytes());
@@ -143,6 +141,14 @@ fn walk(root: BorrowedFd<'_>, path: &OsStr, absent: Absent, links: Links) -> Res
     trail.pop().ok_or(Errno::NOENT)
 }
 
+/// Whether a link is one of procfs that leads to an open file or another namespace, whatever its text
+/// says (symlink(7)). The kernel tells; where an ordinary link leads makes no difference here.
+fn is_magic(at: BorrowedFd<'_>, name: &OsStr) -> bool {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    matches!(openat2(at, name, flags, Mode::empty(), resolve), Err(Errno::LOOP))
+}
+
 /// Opens a component, a symbolic link as such.
 fn open_or_make(at: BorrowedFd<'_>, name: &OsStr, make: Absent) -> Result<(OwnedFd, Stat), Errno> {
     let path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -151,7 +157,8 @@ fn open_or_make(at: BorrowedFd<'_>, name: &OsStr, make: Absent) -> Result<(Owned
             let made = match make {
                 Absent::Dir => mkdirat(at, name, Mode::from_raw_mode(0o755)),
                 Absent::File => {
-                    let new = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let new =
+                        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     openat(at, name, new, Mode::from_raw_mode(0o644)).map(drop)
                 }
             };

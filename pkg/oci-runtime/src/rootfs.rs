@@ -84,13 +84,15 @@ pub(crate) fn read_only(lowers: &[String]) -> Result<OwnedFd, RootfsError> {
             let layer = open_tree(CWD, only.as_str(), flags)
                 .map_err(|source| RootfsError::Layer { path: only.clone(), source })?;
             let private = AttrChange { propagation: Some(PropagationType::Private), ..AttrChange::default() };
-            set_attr(layer.as_fd(), private).map_err(|e| RootfsError::Step("make the layer's mount private", e))?;
+            set_attr(layer.as_fd(), private)
+                .map_err(|e| RootfsError::Step("make the layer's mount private", e))?;
             layer
         }
         several => overlay(several, None, false)?,
     };
     let read_only = AttrChange { set: ATTR_RDONLY, ..AttrChange::default() };
-    set_attr(mount.as_fd(), read_only).map_err(|e| RootfsError::Step("make the layers' mount read-only", e))?;
+    set_attr(mount.as_fd(), read_only)
+        .map_err(|e| RootfsError::Step("make the layers' mount read-only", e))?;
     Ok(mount)
 }
 
@@ -158,7 +160,8 @@ fn overlay(
             Err(errno) => return Err(failed("add a layer", context.as_fd())(errno)),
         }
     }
-    let mut options: Vec<(&str, String)> = Vec::new();
+    // What the mount table shows as the source.
+    let mut options = vec![("source", "overlay".to_owned())];
     if let Some((upper, work)) = upper_work {
         options.push(("upperdir", short_path(upper, &mut opened)?));
         options.push(("workdir", short_path(work, &mut opened)?));
@@ -228,8 +231,9 @@ fn overlay_by_one_string(
     let data = std::ffi::CString::new(data).map_err(|_| RootfsError::Step("name layers", Errno::INVAL))?;
     leave_for_private_copy()?;
     // The descriptors' mounts are the old namespace's: the target must be looked up anew.
-    mount("overlay", lowers[0].as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str()))
-        .map_err(|e| RootfsError::Overlay { step: "mount an instance", log: format!(" at {target}"), source: e })?;
+    mount("overlay", lowers[0].as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str())).map_err(
+        |e| RootfsError::Overlay { step: "mount an instance", log: format!(" at {target}"), source: e },
+    )?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(CWD, lowers[0].as_str(), flags).map_err(|e| RootfsError::Step("clone the overlay's mount", e))
 }

@@ -98,7 +98,8 @@ impl Sandbox {
             return Err(SandboxError::HostnameLength(plan.hostname.len()));
         }
         sysctl::check(plan).map_err(SandboxError::Sysctl)?;
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| SandboxError::Own("dumpability", e))?;
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(|e| SandboxError::Own("dumpability", e))?;
         set_child_subreaper(Some(getpid())).map_err(|e| SandboxError::Own("reaper flag", e))?;
         set_oom_score_adj(plan.shim_oom_score_adj);
         let host_pid_namespace = open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
@@ -152,7 +153,8 @@ impl Sandbox {
         member: BorrowedFd<'_>,
         make: impl FnOnce() -> T,
     ) -> Result<T, NamespaceError> {
-        move_into_thread_name_spaces(member, ThreadNameSpaceType::PROCESS_ID).map_err(NamespaceError::Join)?;
+        move_into_thread_name_spaces(member, ThreadNameSpaceType::PROCESS_ID)
+            .map_err(NamespaceError::Join)?;
         let made = make();
         move_into_link_name_space(self.host_pid_namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))
             .map_err(NamespaceError::Return)?;

@@ -45,7 +45,8 @@ pub(crate) struct Terminal {
 
 /// Makes a terminal in the devpts that is mounted in the container.
 pub(crate) fn open(root: &Root) -> Result<Terminal, TerminalError> {
-    let found = root.open(PTMX, OFlags::PATH | OFlags::NOFOLLOW, Links::Refuse).map_err(TerminalError::Open)?;
+    let found =
+        root.open(PTMX, OFlags::PATH | OFlags::NOFOLLOW, Links::Refuse).map_err(TerminalError::Open)?;
     if !is_ptmx(found.as_fd()).map_err(TerminalError::Open)? {
         return Err(TerminalError::NotPtmx);
     }

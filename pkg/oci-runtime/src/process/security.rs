@@ -46,7 +46,8 @@ pub(crate) fn label(plan: &ProcessPlan) -> Result<(), SecurityError> {
             Err(Errno::NOENT) if !std::path::Path::new(APPARMOR).exists() => write(APPARMOR_ALONE, &text),
             other => other,
         };
-        written.map_err(|source| SecurityError::AppArmor { profile: plan.apparmor_profile.clone(), source })?;
+        written
+            .map_err(|source| SecurityError::AppArmor { profile: plan.apparmor_profile.clone(), source })?;
     }
     if !plan.selinux_label.is_empty() {
         write(SELINUX, &plan.selinux_label)

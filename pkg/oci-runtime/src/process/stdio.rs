@@ -27,7 +27,12 @@ pub(crate) enum StdioError {
 
 /// Starts a session and puts the streams in place. They belong to the user afterwards, so that it can
 /// open them again by `/dev/stdout`.
-pub(crate) fn place(root: &Root, stdio: &Stdio, terminal: Option<&Terminal>, uid: u32) -> Result<(), StdioError> {
+pub(crate) fn place(
+    root: &Root,
+    stdio: &Stdio,
+    terminal: Option<&Terminal>,
+    uid: u32,
+) -> Result<(), StdioError> {
     setsid().map_err(StdioError::Session)?;
     let owner = Some(Uid::from_raw(uid));
     match (stdio, terminal) {

@@ -53,7 +53,8 @@ impl PodMounts {
     /// namespace afterwards, its current folder the root.
     pub(crate) fn make(shm_size_bytes: Option<u64>) -> Result<Self, PodMountsError> {
         let dir = OFlags::RDONLY | OFlags::CLOEXEC;
-        let host = open("/proc/self/ns/mnt", dir, Mode::empty()).map_err(at("open the host's mount namespace"))?;
+        let host =
+            open("/proc/self/ns/mnt", dir, Mode::empty()).map_err(at("open the host's mount namespace"))?;
         unshare(&[Kind::Mount]).map_err(at("unshare the mount namespace"))?;
         let made = Self::make_in_copy(shm_size_bytes);
         // Also on failure: the shim's answer is still to go out, and its paths are the host's.
@@ -66,8 +67,11 @@ impl PodMounts {
         let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let old = open("/", dir, Mode::empty()).map_err(at("open the host's root"))?;
         // Else taking the copies away would take the host's mounts away.
-        let private =
-            AttrChange { propagation: Some(PropagationType::Private), recursive: true, ..AttrChange::default() };
+        let private = AttrChange {
+            propagation: Some(PropagationType::Private),
+            recursive: true,
+            ..AttrChange::default()
+        };
         set_attr(old.as_fd(), private).map_err(at("make the copied mounts private"))?;
         let namespace = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(at("open the pod's mount namespace"))?;
@@ -84,14 +88,17 @@ impl PodMounts {
         // The old root's own folder serves as the mount point: it is there on every host.
         attach(root.as_fd(), old.as_fd()).map_err(at("mount the root tmpfs"))?;
         fchdir(&root).and_then(|()| pivot_root(".", ".")).map_err(at("pivot to the root tmpfs"))?;
-        fchdir(&old).and_then(|()| unmount(".", UnmountFlags::DETACH)).map_err(at("drop the host's mounts"))?;
+        fchdir(&old)
+            .and_then(|()| unmount(".", UnmountFlags::DETACH))
+            .map_err(at("drop the host's mounts"))?;
         fchdir(&root).map_err(at("leave the host's root"))?;
 
         let shm = match shm_size_bytes {
             None => None,
             Some(bytes) => {
                 let shm = tmpfs("shm", &bytes.to_string(), "1777", none).map_err(at("make the pod's shm"))?;
-                let target = openat(&root, SHM_DIR, dir, Mode::empty()).map_err(at("open shm's mount point"))?;
+                let target =
+                    openat(&root, SHM_DIR, dir, Mode::empty()).map_err(at("open shm's mount point"))?;
                 attach(shm.as_fd(), target.as_fd()).map_err(at("mount the pod's shm"))?;
                 Some(shm)
             }

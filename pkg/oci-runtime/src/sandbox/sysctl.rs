@@ -41,7 +41,9 @@ pub enum SysctlError {
     #[error("sysctl {0:?} is not one of a namespace of the pod's own")]
     Key(String),
     /// A value that could be more than one value.
-    #[error("the value of sysctl {0} is empty, longer than {VALUE_MAX_BYTES} bytes, or has a NUL, line end or +")]
+    #[error(
+        "the value of sysctl {0} is empty, longer than {VALUE_MAX_BYTES} bytes, or has a NUL, line end or +"
+    )]
     Value(String),
     /// No procfs.
     #[error("make a procfs to write sysctls to")]
@@ -126,8 +128,16 @@ mod tests {
     fn only_exact_names_of_own_namespaces_pass() {
         assert!(check(&plan("kernel.sem", "250 32000 32 128")).is_ok());
         for key in [
-            "", "kernel.hostname", "kernel/sem", "kernel.sem/../core_pattern", "kernel.core_pattern",
-            "net.core.somaxconn", "Kernel.sem", "kernel.sem ", "kernel..sem", "vm.swappiness",
+            "",
+            "kernel.hostname",
+            "kernel/sem",
+            "kernel.sem/../core_pattern",
+            "kernel.core_pattern",
+            "net.core.somaxconn",
+            "Kernel.sem",
+            "kernel.sem ",
+            "kernel..sem",
+            "vm.swappiness",
         ] {
             assert!(check(&plan(key, "1")).is_err(), "{key}");
         }

@@ -87,7 +87,8 @@ fn names_that_are_absent_or_have_no_proper_id_are_refused() {
 
 #[test]
 fn ids_are_digits_in_range() {
-    for bad in ["", "+0", "-1", " 0", "0 ", "0x0", "4294967295", "4294967296", "99999999999999999999", "1\n"] {
+    for bad in ["", "+0", "-1", " 0", "0 ", "0x0", "4294967295", "4294967296", "99999999999999999999", "1\n"]
+    {
         assert_eq!(parse_id(bad.as_bytes()), None, "{bad:?}");
     }
     assert_eq!(parse_id(b"00"), Some(0));
