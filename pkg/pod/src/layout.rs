@@ -44,10 +44,6 @@ impl Layout {
         Ok(layout)
     }
 
-    pub(crate) fn lock(&self) -> PathBuf {
-        self.root.join("pods.lock")
-    }
-
     pub(crate) fn pod_records(&self) -> PathBuf {
         self.root.join("pods")
     }

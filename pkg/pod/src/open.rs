@@ -252,7 +252,7 @@ pub(crate) fn is_nobody(err: &io::Error) -> bool {
 /// `None` if it is not clear.
 async fn meet(shared: &Shared, record: &PodRecord, socket: UnixStream) -> Option<Dialled> {
     let (sender, events) = mpsc::unbounded_channel();
-    let shim = match Shim::new(socket.into(), sender) {
+    let shim = match Shim::new(socket, sender) {
         Ok(shim) => shim,
         Err(err) => {
             tracing::warn!(pod_id = %record.id, %err, "watching a shim's socket failed");

@@ -341,7 +341,7 @@ impl Equipped {
         };
         let socket = self.socket.try_clone().map_err(|err| file_error(broken(err)))?;
         let (sender, events) = mpsc::unbounded_channel();
-        let shim = Shim::new(socket.into(), sender).map_err(|err| file_error(broken(err)))?;
+        let shim = Shim::new(socket, sender).map_err(|err| file_error(broken(err)))?;
         let (_, sandbox) = shim.set_up(self.base.plan.clone(), netns).await.map_err(refused)?;
         let init_pid = Some(sandbox.init_pid).filter(|pid| *pid > 0);
         Ok(Link { shim, process: self.process.clone(), init_pid, events })

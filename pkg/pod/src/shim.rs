@@ -110,7 +110,7 @@ pub(crate) struct Execed {
 impl Shim {
     /// Takes over a connected socket. Events go to `events`.
     pub(crate) fn new(
-        socket: OwnedFd,
+        socket: std::os::unix::net::UnixStream,
         events: mpsc::UnboundedSender<ShimEvent>,
     ) -> std::io::Result<Arc<Shim>> {
         Ok(Arc::new(Shim { connection: Connection::new(socket, events)? }))
@@ -246,10 +246,6 @@ impl Shim {
 
     pub(crate) async fn shutdown(&self, limit: Duration) -> Result<(), ShimError> {
         self.done("Shutdown", request::Body::Shutdown(PullDown {}), limit).await
-    }
-
-    pub(crate) async fn stop_all(&self, limit: Duration) -> Result<(), ShimError> {
-        self.done("StopAll", request::Body::StopAll(PullDown {}), limit).await
     }
 }
 

@@ -115,7 +115,7 @@ async fn end_shim(folder: &Path) {
         Err(err) => return tracing::warn!(path = %folder.display(), %err, "reaching a shim failed"),
     };
     let (sender, _events) = mpsc::unbounded_channel();
-    let Ok(shim) = Shim::new(socket.into(), sender) else { return };
+    let Ok(shim) = Shim::new(socket, sender) else { return };
     let met = shim.meet(SHUTDOWN_MAX).await;
     let process = met.ok().and_then(|(hello, _)| ShimProcess::adopt(hello.pid, folder));
     if let Err(err) = shim.shutdown(SHUTDOWN_MAX).await {

@@ -32,7 +32,8 @@ use rustix::{
     },
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::Interest,
+    net::UnixStream,
     sync::{Notify, mpsc, oneshot},
 };
 
@@ -66,7 +67,7 @@ pub(super) struct Connection {
 
 #[derive(Debug)]
 struct Inner {
-    socket: AsyncFd<OwnedFd>,
+    socket: UnixStream,
     // Locked for the length of a sendmsg; never across an await.
     state: Mutex<State>,
     /// The queue is not empty although the socket is full.
@@ -107,9 +108,12 @@ enum PumpError {
 }
 
 impl Connection {
-    pub(super) fn new(socket: OwnedFd, events: mpsc::UnboundedSender<ShimEvent>) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE)?;
+    pub(super) fn new(
+        socket: std::os::unix::net::UnixStream,
+        events: mpsc::UnboundedSender<ShimEvent>,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let socket = UnixStream::from_std(socket)?;
         let inner = Arc::new(Inner {
             socket,
             state: Mutex::new(State { next_id: 1, ..State::default() }),
@@ -139,7 +143,7 @@ impl Connection {
         let (sender, receiver) = oneshot::channel();
         state.waiting.insert(id, sender);
         state.queue.push_back(Outgoing { bytes, written: 0, fds });
-        match flush(self.inner.socket.get_ref(), &mut state.queue) {
+        match flush(&self.inner.socket, &mut state.queue) {
             Ok(true) => {}
             Ok(false) => self.inner.blocked.notify_one(),
             // The pump reads what the shim said last, then sees the end too and tells everybody.
@@ -203,7 +207,7 @@ impl Inner {
 }
 
 /// Writes what the socket takes: `false` if it is full and more waits.
-fn flush(socket: &OwnedFd, queue: &mut VecDeque<Outgoing>) -> io::Result<bool> {
+fn flush(socket: &UnixStream, queue: &mut VecDeque<Outgoing>) -> io::Result<bool> {
     while let Some(out) = queue.front_mut() {
         // Descriptors travel with the first byte only.
         let fds: Vec<_> =
@@ -255,11 +259,18 @@ async fn pump(inner: Arc<Inner>, events: mpsc::UnboundedSender<ShimEvent>) {
 async fn write_blocked(inner: &Inner) -> Result<(), PumpError> {
     inner.blocked.notified().await;
     loop {
-        let mut guard = inner.socket.writable().await?;
-        if flush(inner.socket.get_ref(), &mut inner.lock().queue)? {
-            return Ok(());
+        inner.socket.writable().await?;
+        let written = inner.socket.try_io(Interest::WRITABLE, || {
+            match flush(&inner.socket, &mut inner.lock().queue)? {
+                true => Ok(()),
+                false => Err(io::ErrorKind::WouldBlock.into()),
+            }
+        });
+        match written {
+            Ok(()) => return Ok(()),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+            Err(err) => return Err(err.into()),
         }
-        guard.clear_ready();
     }
 }
 
@@ -270,19 +281,25 @@ struct Incoming {
     fds: VecDeque<OwnedFd>,
 }
 
+/// What one recvmsg brought.
+enum Received {
+    Some,
+    End,
+    TooManyFds,
+}
+
 async fn read_some(
     inner: &Inner,
     incoming: &mut Incoming,
     events: &mpsc::UnboundedSender<ShimEvent>,
 ) -> Result<(), PumpError> {
-    let mut guard = inner.socket.readable().await?;
-    match incoming.receive(inner.socket.get_ref()) {
-        Ok(()) => {}
-        Err(PumpError::Socket(err)) if err.kind() == io::ErrorKind::WouldBlock => {
-            guard.clear_ready();
-            return Ok(());
-        }
-        Err(err) => return Err(err),
+    inner.socket.readable().await?;
+    match inner.socket.try_io(Interest::READABLE, || incoming.receive(&inner.socket)) {
+        Ok(Received::Some) => {}
+        Ok(Received::End) => return Err(PumpError::Closed),
+        Ok(Received::TooManyFds) => return Err(PumpError::Fds),
+        Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+        Err(err) => return Err(err.into()),
     }
     while let Some((header, payload)) = frame::take(&mut incoming.bytes)? {
         if header.fds > incoming.fds.len() {
@@ -295,7 +312,7 @@ async fn read_some(
 }
 
 impl Incoming {
-    fn receive(&mut self, socket: &OwnedFd) -> Result<(), PumpError> {
+    fn receive(&mut self, socket: &UnixStream) -> io::Result<Received> {
         let start = self.bytes.len();
         self.bytes.resize(start + READ_BYTES, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
@@ -304,16 +321,16 @@ impl Incoming {
         let mut into = [IoSliceMut::new(&mut self.bytes[start..])];
         let received = rustix::net::recvmsg(socket, &mut into, &mut control, flags);
         self.bytes.truncate(start + received.as_ref().map_or(0, |message| message.bytes));
-        let message = received.map_err(io::Error::from)?;
+        let message = received?;
         for control in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = control {
                 self.fds.extend(fds);
             }
         }
         if message.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > FDS_PENDING_MAX {
-            return Err(PumpError::Fds);
+            return Ok(Received::TooManyFds);
         }
-        if message.bytes == 0 { Err(PumpError::Closed) } else { Ok(()) }
+        Ok(if message.bytes == 0 { Received::End } else { Received::Some })
     }
 }
 

@@ -21,7 +21,7 @@ use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::net::unix::pipe::Receiver;
 
 /// The shim's program in sealed memory.
 #[derive(Debug)]
@@ -44,7 +44,8 @@ pub(crate) enum StartShimError {
 #[derive(Debug, Clone)]
 pub(crate) struct ShimProcess {
     pid: i32,
-    pidfd: Arc<AsyncFd<OwnedFd>>,
+    // Of all that tokio watches for readers, this takes any descriptor; nothing is read from it.
+    pidfd: Arc<Receiver>,
 }
 
 impl ShimProgram {
@@ -72,7 +73,7 @@ impl ShimProgram {
 
 impl ShimProcess {
     fn new(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
-        Ok(ShimProcess { pid, pidfd: Arc::new(AsyncFd::with_interest(pidfd, Interest::READABLE)?) })
+        Ok(ShimProcess { pid, pidfd: Arc::new(Receiver::from_owned_fd_unchecked(pidfd)?) })
     }
 
     /// A shim of an earlier daemon, by its number; `None` if that is not the shim of this folder.
@@ -96,7 +97,7 @@ impl ShimProcess {
 
     /// One that has ended is no error.
     pub(crate) fn kill(&self) {
-        match rustix::process::pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
+        match rustix::process::pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL) {
             Ok(()) | Err(Errno::SRCH) => {}
             Err(err) => tracing::warn!(pid = self.pid, %err, "killing a shim failed"),
         }
@@ -109,7 +110,7 @@ impl ShimProcess {
             tracing::warn!(pid = self.pid, %err, "watching a shim failed");
         }
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        match rustix::process::waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options) {
+        match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
             // ECHILD: an earlier daemon's child, which init reaps, or reaped here before.
             Ok(_) | Err(Errno::CHILD) => {}
             Err(err) => tracing::warn!(pid = self.pid, %err, "reaping a shim failed"),
