@@ -234,6 +234,9 @@ fn mount_points(shim: &mut Shim) {
     }
 }
 
+/// Puts something at a path.
+type MakeFile = fn(&Path);
+
 /// CVE-2024-5154, CVE-2024-9676.
 fn etc_files(shim: &mut Shim) {
     shim.enter(|_| {});
@@ -248,7 +251,7 @@ fn etc_files(shim: &mut Shim) {
     assert_eq!(shim.run(&plan).good(), "hosts");
     canary.assert_unchanged();
     // Each file something else.
-    let kinds: [(&str, fn(&Path)); 4] = [
+    let kinds: [(&str, MakeFile); 4] = [
         ("fifo", |path| {
             let status = std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo");
             assert!(status.success());

@@ -45,7 +45,7 @@ fn die_with_the_shim(shim: &mut Shim) {
         }
         // One that waits for its start.
         let plan = shim.plan("true");
-        let (created, running) = shim.create(&plan).ok().expect("created");
+        let (created, running) = shim.create(&plan).expect("created");
         pids.push(running.process.pid);
         let text: Vec<String> = pids.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
         rustix::io::write(&writer, text.join(" ").as_bytes()).expect("write");
@@ -74,7 +74,7 @@ fn die_with_the_shim(shim: &mut Shim) {
 fn killed_init(shim: &mut Shim) {
     shim.enter(|_| {});
     let plan = shim.plan("true");
-    let (created, running) = shim.create(&plan).ok().expect("created");
+    let (created, running) = shim.create(&plan).expect("created");
     assert_eq!(running.kill(), 137);
     match crate::harness::start(created) {
         Err(carpel_oci_runtime::create::StartError::Killed) => {}

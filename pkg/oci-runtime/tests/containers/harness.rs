@@ -1,7 +1,7 @@
 //! Runs cases, and containers in them.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::panic::{self, AssertUnwindSafe};
@@ -52,15 +52,19 @@ pub(crate) fn run_all(cases: &[Case]) -> ExitCode {
             continue;
         }
         let status = run_case(&alone, &dir, name, *case);
-        println!("{name} ... {}", if status == 0 { "ok" } else { "FAILED" });
+        say(&format!("{name} ... {}", if status == 0 { "ok" } else { "FAILED" }));
         if status != 0 {
             failed.push(*name);
         }
         assert_eq!(mount_count(), mounts_before, "{name}: the host's mount table has changed");
     }
     let _removed = fs::remove_dir_all(&dir);
-    println!("\nfailed: {failed:?}");
+    say(&format!("failed: {failed:?}"));
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn say(line: &str) {
+    writeln!(std::io::stdout(), "{line}").expect("print");
 }
 
 fn run_case(alone: &SingleThreaded, dir: &Path, name: &str, case: fn(&mut Shim)) -> i32 {
@@ -75,7 +79,7 @@ fn run_case(alone: &SingleThreaded, dir: &Path, name: &str, case: fn(&mut Shim))
     let limit = Timespec { tv_sec: CASE_SECONDS, tv_nsec: 0 };
     let ended = poll(&mut [PollFd::new(&process.pidfd, PollFlags::IN)], Some(&limit)).expect("poll");
     if ended == 0 {
-        eprintln!("{name}: stuck");
+        say(&format!("{name}: stuck"));
         pidfd_send_signal(&process.pidfd, Signal::KILL).expect("kill");
     }
     let status = waitid(WaitId::PidFd(process.pidfd.as_fd()), WaitIdOptions::EXITED).expect("wait");
@@ -123,6 +127,7 @@ pub(crate) struct Outcome {
 }
 
 /// A container whose program runs.
+#[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) process: Process,
     pub(crate) user: User,
