@@ -48,7 +48,7 @@ impl Platform {
     /// The platform of this machine.
     pub fn host() -> Platform {
         let (architecture, variant) = match std::env::consts::ARCH {
-            "x86_64" => ("amd64", None),
+            "x86_64" => ("amd64", x86_level()),
             "aarch64" => ("arm64", Some("v8")),
             "arm" => ("arm", Some("v7")),
             "x86" => ("386", None),
@@ -62,6 +62,27 @@ impl Platform {
             variant: variant.map(str::to_owned),
         }
     }
+}
+
+/// The x86-64 microarchitecture level (System V psABI, "Micro-Architecture Levels"), as image indexes name
+/// it. The lowest has no name of its own there.
+#[cfg(target_arch = "x86_64")]
+fn x86_level() -> Option<&'static str> {
+    macro_rules! all {
+        ($($feature:tt),+) => { $(std::arch::is_x86_feature_detected!($feature))&&+ };
+    }
+    let second = all!("cmpxchg16b", "popcnt", "sse3", "ssse3", "sse4.1", "sse4.2");
+    let third = all!("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe");
+    match (second, third) {
+        (true, true) => Some("v3"),
+        (true, false) => Some("v2"),
+        _ => None,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn x86_level() -> Option<&'static str> {
+    None
 }
 
 impl fmt::Display for Platform {

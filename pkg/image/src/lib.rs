@@ -20,10 +20,17 @@ mod error;
 mod image;
 mod images;
 mod import;
+mod inflate;
+mod layer;
+mod manifest;
+mod pipe;
 mod progress;
 mod pull;
 mod reference;
+mod registry;
 mod store;
+mod tar;
+mod unpack;
 
 pub use auth::{Auth, AuthError, AuthFields};
 pub use config::{Config, Limits};
@@ -32,9 +39,11 @@ pub use error::{ErrorKind, IoFailure};
 pub use image::{ConfigError, Image, ImageConfig, Platform};
 pub use images::Images;
 pub use import::ImportError;
+pub use manifest::ManifestError;
 pub use progress::{LayerProgress, LayerStage, ProgressSender, PullProgress, PullStage};
-pub use pull::{PullError, PullRequest};
+pub use pull::{LayerFailure, PullError, PullRequest};
 pub use reference::{Reference, ReferenceError};
+pub use registry::{HostsError, RegistryError};
 pub use store::{
     FsUsage, LayerLease, OpenError, RemoveError, Rootfs, RootfsError, StoreError, SweepError, SweepReport,
 };

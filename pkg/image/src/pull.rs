@@ -1,15 +1,43 @@
 //! Pulling: from a reference to a committed image.
+//!
+//! ```text
+//! Puller::pull ─ join ─▶ resolve (manifest, config) ─▶ layers ─▶ commit
+//!                              one flight per layer, shared with other pulls ┘
+//! ```
+//!
+//! Whoever pulls drives the work; those who ask for the same join and drive it as well. It goes on as long as
+//! one of them waits, and is dropped with the last.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::config::Config;
-use crate::digest::Digest;
+use crate::digest::{ChainId, Digest};
 use crate::error::ErrorKind;
 use crate::image::{ConfigError, Platform};
-use crate::progress::{ProgressSender, PullProgress};
+use crate::manifest::ManifestError;
+use crate::progress::{ProgressSender, PullProgress, PullStage};
 use crate::reference::{Reference, ReferenceError};
-use crate::store::{Store, StoreError};
+use crate::registry::{RegistryError, Session};
+use crate::store::{LayerLease, NewImage, Store, StoreError};
+
+mod flight;
+mod layers;
+mod meter;
+mod resolve;
+
+pub(crate) use resolve::agree;
+
+use flight::Flights;
+pub use layers::LayerFailure;
+use meter::{Meter, Tracker};
+
+/// How often a waiting caller is shown progress.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
 
 /// What is to be pulled, and for whom.
 #[derive(Debug, Default)]
@@ -30,6 +58,24 @@ pub enum PullError {
     /// The reference is malformed.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// The registry did not give the manifest or the config.
+    #[error("cannot pull image {reference}")]
+    Registry {
+        /// The image.
+        reference: Reference,
+        /// What went wrong.
+        #[source]
+        source: RegistryError,
+    },
+    /// The manifest or index is malformed, hostile, or has nothing for this machine.
+    #[error("manifest of image {reference} is refused")]
+    Manifest {
+        /// The image.
+        reference: Reference,
+        /// What is wrong with it.
+        #[source]
+        source: Arc<ManifestError>,
+    },
     /// The config document is malformed or hostile.
     #[error("config of image {reference} is refused")]
     Config {
@@ -38,6 +84,17 @@ pub enum PullError {
         /// What is wrong with it.
         #[source]
         source: Arc<ConfigError>,
+    },
+    /// A layer cannot be fetched or unpacked.
+    #[error("cannot take in layer {layer} of image {reference}")]
+    Layer {
+        /// The image.
+        reference: Reference,
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// What went wrong.
+        #[source]
+        source: Arc<LayerFailure>,
     },
     /// The store cannot take it.
     #[error("cannot store image {reference}")]
@@ -48,9 +105,6 @@ pub enum PullError {
         #[source]
         source: Arc<StoreError>,
     },
-    /// The pull ended without a result: the daemon is shutting down.
-    #[error("pull of image {0} was cancelled")]
-    Cancelled(Reference),
 }
 
 impl PullError {
@@ -58,29 +112,105 @@ impl PullError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             PullError::Reference(_) => ErrorKind::InvalidArgument,
+            PullError::Registry { source, .. } => source.kind(),
+            PullError::Manifest { source, .. } => source.kind(),
             PullError::Config { .. } => ErrorKind::InvalidImage,
+            PullError::Layer { source, .. } => source.kind(),
             PullError::Store { source, .. } => source.kind(),
-            PullError::Cancelled(_) => ErrorKind::Cancelled,
         }
     }
 }
 
+/// What makes two pulls the same. Credentials belong to it: one who has none must not get what another's
+/// open.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    reference: Reference,
+    platform: Platform,
+    auth: Option<Auth>,
+}
+
+/// All pulls of one store.
 pub(crate) struct Puller {
     config: Config,
     store: Arc<Store>,
+    /// Permits to download and unpack one layer; given in the order they are asked for, so lower layers come
+    /// first.
+    downloads: Arc<Semaphore>,
+    pulls: Flights<Key, Result<Digest, PullError>, Arc<Tracker>>,
+    layers: Flights<ChainId, Result<Arc<LayerLease>, Arc<LayerFailure>>, Arc<Meter>>,
 }
 
 impl Puller {
     pub(crate) fn new(config: Config, store: Arc<Store>) -> Puller {
-        Puller { config, store }
+        let downloads = Arc::new(Semaphore::new(config.max_concurrent_downloads.max(1)));
+        Puller { config, store, downloads, pulls: Flights::default(), layers: Flights::default() }
     }
 
-    pub(crate) async fn pull(&self, request: PullRequest) -> Result<Digest, PullError> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) async fn pull(self: &Arc<Self>, request: PullRequest) -> Result<Digest, PullError> {
         let reference = Reference::parse(&request.reference)?;
-        Err(PullError::Cancelled(reference))
+        let platform = request.platform.unwrap_or_else(Platform::host);
+        let key = Key { reference, platform, auth: request.auth };
+        let joined = self.pulls.join(key.clone(), || {
+            let tracker = Arc::new(Tracker::new(key.reference.to_string()));
+            let work = self.clone().run(key, tracker.clone()).boxed();
+            (tracker, work)
+        });
+        let mut work = joined.work;
+        let Some(watcher) = request.progress else { return work.await };
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut work => break outcome,
+                () = tokio::time::sleep(PROGRESS_PERIOD) => {
+                    watcher.send_replace(joined.notes.snapshot());
+                }
+            }
+        };
+        watcher.send_replace(joined.notes.snapshot());
+        outcome
     }
 
     pub(crate) fn progress(&self) -> Vec<PullProgress> {
-        Vec::new()
+        self.pulls.notes().iter().map(|tracker| tracker.snapshot()).collect()
+    }
+
+    /// The whole of one pull.
+    async fn run(self: Arc<Self>, key: Key, tracker: Arc<Tracker>) -> Result<Digest, PullError> {
+        let Key { reference, platform, auth } = key;
+        let failed = |source| PullError::Registry { reference: reference.clone(), source };
+        let session = Session::open(&reference, auth, &self.config).await.map_err(failed)?;
+        let resolved = resolve::resolve(&session, &reference, &platform, &self.config.limits).await?;
+        tracker.stage(PullStage::Fetching);
+        let chain = ChainId::chain(&resolved.diff_ids);
+        let leases = self.bring_layers(Arc::new(session), &reference, &resolved, &chain, &tracker).await?;
+        tracker.stage(PullStage::Committing);
+        let tagged = reference.digest().is_none();
+        let image = NewImage {
+            id: resolved.id,
+            config: resolved.config,
+            config_document: resolved.config_document,
+            manifest_digest: resolved.manifest_digest,
+            manifest_document: resolved.manifest_document,
+            layers: chain,
+            repo_tags: reference.repo_tag().filter(|_| tagged).into_iter().collect(),
+            repo_digests: vec![reference.repo_digest(&resolved.top_digest)],
+        };
+        let image = self
+            .store
+            .commit_image(image)
+            .await
+            .map_err(|source| PullError::Store { reference: reference.clone(), source: source.into() })?;
+        // From here on the image itself keeps its layers.
+        drop(leases);
+        tracker.stage(PullStage::Done);
+        Ok(image.id.clone())
     }
 }

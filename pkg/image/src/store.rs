@@ -33,7 +33,7 @@ use crate::image::{Image, ImageConfig};
 use crate::reference::{Query, ReferenceError};
 
 mod commit;
-mod delete;
+pub(crate) mod delete;
 mod index;
 mod layout;
 mod lease;
@@ -41,7 +41,7 @@ mod open;
 mod remove;
 mod sweep;
 
-pub(crate) use commit::{NewImage, StagedLayer, Staging};
+pub(crate) use commit::{NewImage, Staging};
 pub use lease::LayerLease;
 pub use open::OpenError;
 pub use remove::RemoveError;

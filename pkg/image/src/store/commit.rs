@@ -125,7 +125,7 @@ impl Store {
             .map_err(StoreError::Worker)?
     }
 
-    fn commit_image_blocking(&self, new: NewImage) -> Result<Arc<Image>, StoreError> {
+    pub(crate) fn commit_image_blocking(&self, new: NewImage) -> Result<Arc<Image>, StoreError> {
         let mut index = self.writer();
         let (record, robbed, put_layers, earlier) = self.plan(&new)?;
         let generation = record.generation;

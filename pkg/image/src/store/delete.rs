@@ -5,10 +5,10 @@
 //! directories need no more memory or descriptors than thirty.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::IoFailure;
@@ -22,13 +22,24 @@ struct Level {
     entries: Dir,
 }
 
+/// What is told of each object deleted, while it is still there.
+type Count<'c> = &'c mut dyn FnMut(&Stat);
+
 /// Deletes `name` in `folder`, whatever it is. Absent is fine.
 pub(crate) fn tree(folder: impl AsFd, name: &OsStr) -> Result<(), IoFailure> {
-    let folder = folder.as_fd();
+    remove(folder.as_fd(), name, None)
+}
+
+/// Like [`tree`], and shows each object to `count` just before it goes.
+pub(crate) fn tree_counted(folder: impl AsFd, name: &OsStr, count: Count<'_>) -> Result<(), IoFailure> {
+    remove(folder.as_fd(), name, Some(count))
+}
+
+fn remove(folder: BorrowedFd<'_>, name: &OsStr, mut count: Option<Count<'_>>) -> Result<(), IoFailure> {
     let mut pending = vec![c_name(name.as_bytes())?];
     let mut hoisted = 0_u64;
     while let Some(next) = pending.pop() {
-        delete_one(folder, &next, &mut |from, child| {
+        delete_one(folder, &next, &mut count, &mut |from, child| {
             let fresh = c_name(format!("{}.deep-{hoisted}", name.to_string_lossy()).as_bytes())?;
             hoisted += 1;
             renameat(from, child, folder, &fresh).map_err(|errno| failure("move up", child, errno))?;
@@ -41,11 +52,12 @@ pub(crate) fn tree(folder: impl AsFd, name: &OsStr) -> Result<(), IoFailure> {
 
 /// Deletes one tree down to [`DEPTH_MAX`], giving deeper directories to `hoist`.
 fn delete_one(
-    folder: std::os::fd::BorrowedFd<'_>,
+    folder: BorrowedFd<'_>,
     name: &CStr,
+    count: &mut Option<Count<'_>>,
     hoist: &mut dyn FnMut(&OwnedFd, &CStr) -> Result<(), IoFailure>,
 ) -> Result<(), IoFailure> {
-    let Some(top) = enter(folder, name)? else { return Ok(()) };
+    let Some(top) = enter(folder, name, count)? else { return Ok(()) };
     let mut stack = vec![top];
     while let Some(level) = stack.last_mut() {
         let next = level.entries.next().transpose().map_err(|e| failure("list", &level.name, e))?;
@@ -62,13 +74,15 @@ fn delete_one(
             continue;
         }
         if stack.len() < DEPTH_MAX {
-            if let Some(deeper) = enter(stack[stack.len() - 1].fd.as_fd(), child)? {
+            if let Some(deeper) = enter(stack[stack.len() - 1].fd.as_fd(), child, count)? {
                 stack.push(deeper);
             }
         } else {
             let level = &stack[stack.len() - 1];
+            let before = look(level.fd.as_fd(), child, count);
             match unlinkat(&level.fd, child, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
+                Ok(()) => tell(count, before.as_ref()),
+                Err(Errno::NOENT) => {}
                 Err(Errno::ISDIR) => hoist(&level.fd, child)?,
                 Err(errno) => return Err(failure("delete", child, errno)),
             }
@@ -78,9 +92,18 @@ fn delete_one(
 }
 
 /// Deletes `name` if it is no directory, and opens it if it is one.
-fn enter(folder: std::os::fd::BorrowedFd<'_>, name: &CStr) -> Result<Option<Level>, IoFailure> {
+fn enter(
+    folder: BorrowedFd<'_>,
+    name: &CStr,
+    count: &mut Option<Count<'_>>,
+) -> Result<Option<Level>, IoFailure> {
+    let before = look(folder, name, count);
     match unlinkat(folder, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(None),
+        Ok(()) => {
+            tell(count, before.as_ref());
+            return Ok(None);
+        }
+        Err(Errno::NOENT) => return Ok(None),
         // Linux says EISDIR, whatever the file system (unlink(2)).
         Err(Errno::ISDIR) => {}
         Err(errno) => return Err(failure("delete", name, errno)),
@@ -88,7 +111,19 @@ fn enter(folder: std::os::fd::BorrowedFd<'_>, name: &CStr) -> Result<Option<Leve
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = openat(folder, name, flags, Mode::empty()).map_err(|errno| failure("open", name, errno))?;
     let entries = Dir::read_from(&fd).map_err(|errno| failure("list", name, errno))?;
+    tell(count, before.as_ref());
     Ok(Some(Level { name: name.to_owned(), fd, entries }))
+}
+
+/// The object as it is, if somebody counts.
+fn look(folder: BorrowedFd<'_>, name: &CStr, count: &Option<Count<'_>>) -> Option<Stat> {
+    count.as_ref().and_then(|_| statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok())
+}
+
+fn tell(count: &mut Option<Count<'_>>, stat: Option<&Stat>) {
+    if let (Some(count), Some(stat)) = (count, stat) {
+        count(stat);
+    }
 }
 
 fn c_name(bytes: &[u8]) -> Result<CString, IoFailure> {
