@@ -243,7 +243,7 @@ impl Bridge {
             host.route.execute(batch).map_err(netlink)?;
             host::veth_settings(&record.veth).map_err(host_error)?;
             let mut batch = Batch::default();
-            route::set_up_named(&mut batch, &record.veth);
+            route::set_port_up(&mut batch, &record.veth);
             host.route.execute(batch).map_err(netlink)?;
             self.open_ports(&mut host, pod, record)?;
         }
@@ -265,6 +265,7 @@ impl Bridge {
     fn inside_pod(&self, record: &BridgeRecord) -> Batch {
         let mut batch = Batch::default();
         route::set_up(&mut batch, route::LOOPBACK_INDEX);
+        route::set_up(&mut batch, POD_INTERFACE_INDEX);
         for (ip, prefix) in &record.addresses {
             route::add_address(&mut batch, POD_INTERFACE_INDEX, *ip, *prefix);
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use carpel_sys::netns::{self, NetnsError, Sharing};
+use carpel_sys::netns::{self, NetnsError, Sharing, Unsharing};
 use std::os::fd::AsFd;
 
 use crate::attach::{self, AttachError};
@@ -374,7 +374,10 @@ fn teardown(shared: &Shared) -> Result<(), TeardownError> {
     }
     let mark = shared.config.state_dir.join(NETNS_DIR_MARK);
     if mark.exists() {
-        netns::unshare_dir(&shared.config.netns_dir).map_err(TeardownError::Netns)?;
+        if netns::unshare_dir(&shared.config.netns_dir).map_err(TeardownError::Netns)? == Unsharing::InUse {
+            tracing::info!(dir = %shared.config.netns_dir.display(), "others pin namespaces there; it stays a mount");
+            return Ok(());
+        }
         std::fs::remove_file(&mark).map_err(|source| TeardownError::Mark { path: mark, source })?;
     }
     Ok(())

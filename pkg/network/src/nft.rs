@@ -6,6 +6,8 @@
 
 pub(crate) mod expr;
 
+use rustix::io::Errno;
+
 use crate::netlink::attr::Writer;
 use crate::netlink::{Batch, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NetlinkError, Socket};
 
@@ -15,6 +17,7 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
@@ -246,6 +249,21 @@ impl Transaction {
             header(w, NFPROTO_INET, 0);
             body(w);
         });
+    }
+}
+
+/// Whether the table is there.
+pub(crate) fn table_exists(socket: &mut Socket, table: &str) -> Result<bool, NetlinkError> {
+    let mut batch = Batch::default();
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE;
+    batch.push(kind, NLM_F_ACK, format!("find nftables table {table}"), |w| {
+        header(w, NFPROTO_INET, 0);
+        w.text(NFTA_TABLE_NAME, table);
+    });
+    match socket.execute(batch) {
+        Ok(()) => Ok(true),
+        Err(error) if error.errno() == Some(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

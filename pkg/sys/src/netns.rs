@@ -132,10 +132,20 @@ pub fn share_dir(dir: &Path) -> Result<Sharing, NetnsError> {
     Ok(Sharing::Made)
 }
 
+/// Whether [`unshare_dir`] could undo it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsharing {
+    /// The folder is a plain one again.
+    Done,
+    /// Somebody's namespace is pinned there.
+    InUse,
+}
+
 /// Undoes what [`share_dir`] made, if nothing is mounted below any more. The folder stays.
-pub fn unshare_dir(dir: &Path) -> Result<(), NetnsError> {
+pub fn unshare_dir(dir: &Path) -> Result<Unsharing, NetnsError> {
     match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW) {
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(Unsharing::Done),
+        Err(Errno::BUSY) => Ok(Unsharing::InUse),
         Err(errno) => Err(error("unmount folder of network namespaces", dir)(errno.into())),
     }
 }
@@ -238,9 +248,9 @@ mod tests {
             assert_eq!(share_dir(&pins).unwrap(), Sharing::Made);
             assert_eq!(share_dir(&pins).unwrap(), Sharing::Already);
             create(&pins.join("pod"), || ()).unwrap();
-            assert!(unshare_dir(&pins).is_err(), "a folder with a pinned namespace was unmounted");
+            assert_eq!(unshare_dir(&pins).unwrap(), Unsharing::InUse);
             remove(&pins.join("pod")).unwrap();
-            unshare_dir(&pins).unwrap();
+            assert_eq!(unshare_dir(&pins).unwrap(), Unsharing::Done);
         });
     }
 }

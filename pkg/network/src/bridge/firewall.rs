@@ -128,6 +128,11 @@ pub(super) fn delete_pod_one_by_one(
     Ok(())
 }
 
+/// Whether the table is there. Somebody's `nft flush ruleset` takes it along with everything else.
+pub(super) fn exists(socket: &mut Socket, bridge: &str) -> Result<bool, NetlinkError> {
+    crate::nft::table_exists(socket, &table(bridge))
+}
+
 /// Removes the table with everything in it.
 pub(super) fn delete_table(socket: &mut Socket, bridge: &str) -> Result<(), NetlinkError> {
     let mut transaction = Transaction::new(&table(bridge));

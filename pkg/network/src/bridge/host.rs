@@ -100,6 +100,7 @@ impl Host {
         let found = route::find_link(&mut self.route, &config.bridge).map_err(netlink)?;
         if let Some(link) = &found
             && Some(link.index) == self.prepared
+            && firewall::exists(&mut self.nft, &config.bridge).map_err(netlink)?
         {
             return Ok(link.index);
         }

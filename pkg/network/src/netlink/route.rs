@@ -26,6 +26,10 @@ const IFLA_STATS64: u16 = 23;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const BRIDGE_MODE_HAIRPIN: u8 = 1;
 const VETH_INFO_PEER: u16 = 1;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
@@ -78,7 +82,7 @@ fn link_header(w: &mut Writer<'_>, index: u32, flags: u32) {
     w.raw(&flags.to_ne_bytes());
 }
 
-/// Creates a bridge that is up.
+/// Creates a bridge.
 pub(crate) fn create_bridge(batch: &mut Batch, name: &str, mac: [u8; 6], mtu: Option<u32>) {
     let operation = format!("create bridge {name}");
     batch.push(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, operation, |w| {
@@ -94,8 +98,8 @@ pub(crate) fn create_bridge(batch: &mut Batch, name: &str, mac: [u8; 6], mtu: Op
     });
 }
 
-/// Creates a veth pair whose second end is born in the pod's namespace, up and with a known index. The first
-/// end is left down.
+/// Creates a veth pair whose second end is born in the pod's namespace with a known index. Both ends are down:
+/// a veth refuses to come up before its peer is linked to it (`veth_open`: ENOTCONN).
 pub(crate) fn create_veth(batch: &mut Batch, pair: &VethPair<'_>) {
     let operation = format!("create device {} for a pod", pair.name);
     batch.push(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, operation, |w| {
@@ -113,7 +117,7 @@ pub(crate) fn create_veth(batch: &mut Batch, pair: &VethPair<'_>) {
 }
 
 fn veth_peer(w: &mut Writer<'_>, pair: &VethPair<'_>) {
-    link_header(w, pair.pod_index, IFF_UP);
+    link_header(w, pair.pod_index, 0);
     w.text(IFLA_IFNAME, pair.pod_name);
     w.bytes(IFLA_ADDRESS, &pair.pod_mac);
     w.u32(IFLA_NET_NS_FD, pair.pod_netns.as_raw_fd() as u32);
@@ -128,11 +132,16 @@ pub(crate) fn set_up(batch: &mut Batch, index: u32) {
         .push(RTM_NEWLINK, NLM_F_ACK, format!("switch on device {index}"), |w| link_header(w, index, IFF_UP));
 }
 
-/// Switches a device on, by name.
-pub(crate) fn set_up_named(batch: &mut Batch, name: &str) {
+/// Switches a bridge's port on, and has it send frames back where they came from: with br_netfilter a pod
+/// that calls its own host port is answered by the bridge and not by routing, out of the same port.
+pub(crate) fn set_port_up(batch: &mut Batch, name: &str) {
     batch.push(RTM_NEWLINK, NLM_F_ACK, format!("switch on device {name}"), |w| {
         link_header(w, 0, IFF_UP);
         w.text(IFLA_IFNAME, name);
+        w.nest(IFLA_LINKINFO, |w| {
+            w.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            w.nest(IFLA_INFO_SLAVE_DATA, |w| w.bytes(IFLA_BRPORT_MODE, &[BRIDGE_MODE_HAIRPIN]));
+        });
     });
 }
 
