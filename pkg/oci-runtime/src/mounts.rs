@@ -21,6 +21,7 @@ use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 use rustix::process::fchdir;
 
 use crate::devices::{self, DeviceError};
+use crate::mountinfo::Mount;
 use crate::report::Stage;
 use crate::root::{Absent, Links, Root, open_beneath};
 use crate::rootfs::{self, RootfsError};
@@ -100,8 +101,13 @@ impl MountError {
 #[derive(Debug)]
 enum Prepared {
     Detached(OwnedFd),
-    Layers { mount: OwnedFd, sub_path: String },
+    Layers {
+        mount: OwnedFd,
+        sub_path: String,
+    },
     Inside,
+    /// Optional, and not to be had.
+    PassedOver,
 }
 
 /// The plan's mounts after the first pass.
@@ -137,29 +143,40 @@ pub(crate) fn prepare<'a>(plan: &'a ContainerPlan, host_ipc: bool) -> Result<Mou
     } else {
         None
     };
-    let mut plans = Vec::with_capacity(plan.mounts.len());
-    for mount in &plan.mounts {
-        let failed = |source| MountError::Mount { destination: mount.destination.clone(), source };
-        if !mount.destination.starts_with('/') {
-            return Err(failed(OneMountError::Destination));
+    let mut plans: Vec<_> = plan.mounts.iter().map(|mount| (mount, Prepared::Inside)).collect();
+    // Layers last, because on old kernels mounting them leaves the host's mount namespace.
+    for layers in [false, true] {
+        for (mount, prepared) in &mut plans {
+            if matches!(mount.source, Some(Source::Layers(_))) != layers {
+                continue;
+            }
+            let failed = |source| MountError::Mount { destination: mount.destination.clone(), source };
+            *prepared = match prepare_one(mount, &host) {
+                Err(error) if mount.optional && may_be_passed_over(&error) => Prepared::PassedOver,
+                other => other.map_err(failed)?,
+            };
         }
-        let prepared = match &mount.source {
-            None => return Err(failed(OneMountError::NoSource)),
-            Some(Source::Filesystem(_)) => Prepared::Inside,
-            Some(Source::Bind(source)) => {
-                let clone = bind::prepare(mount, source, &host);
-                Prepared::Detached(clone.map_err(|e| failed(OneMountError::Bind(e)))?)
-            }
-            Some(Source::Layers(source)) => {
-                let layers = rootfs::read_only(&source.lowers);
-                let layers = layers.map_err(|e| failed(OneMountError::Layers(e)))?;
-                set_attributes(layers.as_fd(), mount).map_err(failed)?;
-                Prepared::Layers { mount: layers, sub_path: source.sub_path.clone() }
-            }
-        };
-        plans.push((mount, prepared));
     }
     Ok(Mounts { plans, hierarchies, shm, plan })
+}
+
+fn prepare_one(mount: &MountPlan, host: &[Mount]) -> Result<Prepared, OneMountError> {
+    if !mount.destination.starts_with('/') {
+        return Err(OneMountError::Destination);
+    }
+    match &mount.source {
+        None => Err(OneMountError::NoSource),
+        Some(Source::Filesystem(_)) => Ok(Prepared::Inside),
+        Some(Source::Bind(source)) => {
+            let clone = bind::prepare(mount, source, host).map_err(OneMountError::Bind)?;
+            Ok(Prepared::Detached(clone))
+        }
+        Some(Source::Layers(source)) => {
+            let layers = rootfs::read_only(&source.lowers).map_err(OneMountError::Layers)?;
+            set_attributes(layers.as_fd(), mount)?;
+            Ok(Prepared::Layers { mount: layers, sub_path: source.sub_path.clone() })
+        }
+    }
 }
 
 impl Mounts<'_> {
@@ -198,6 +215,9 @@ impl Mounts<'_> {
             own_dev = Some(default_dev(root, plan).map_err(at(DEV))?);
         }
         for (mount, prepared) in self.plans {
+            if matches!(prepared, Prepared::PassedOver) {
+                continue;
+            }
             let is_shm = is_at(mount, SHM) && shm.is_some();
             let prepared = match shm.take_if(|_| is_shm) {
                 Some(shm) => Prepared::Detached(shm),
@@ -274,7 +294,7 @@ fn attach_one(
             let fixed = is_dev || matches!(source.fs_type.as_str(), "proc" | "sysfs");
             (fd, if fixed { Links::Refuse } else { Links::Follow })
         }
-        (Prepared::Inside, _) => return Err(OneMountError::NoSource),
+        (Prepared::Inside | Prepared::PassedOver, _) => return Err(OneMountError::NoSource),
     };
     let stat = fstat(&fd).map_err(OneMountError::Attach)?;
     let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;

@@ -23,6 +23,8 @@ use crate::sandbox::mounts::{ROOT_DIR, attach};
 const LAYERS_MAX: usize = 500;
 /// fsconfig(2) takes strings up to 255 bytes; a longer path goes by its descriptor.
 const FSCONFIG_STRING_MAX_BYTES: usize = 255;
+/// mount(2) takes a page of options, the closing NUL included.
+const MOUNT_DATA_MAX_BYTES: usize = 4096;
 /// The longest message of the kernel that is passed on.
 const LOG_MAX_BYTES: usize = 512;
 /// Set explicitly, because a kernel may be configured with other defaults: `index` and `metacopy`
@@ -211,10 +213,11 @@ fn overlay_by_one_string(
     upper_work: Option<(&str, &str)>,
     volatile: bool,
 ) -> Result<OwnedFd, RootfsError> {
+    leave_for_private_copy()?;
+    // Only now: the layers have to be on mounts of this namespace.
     let mut opened = lowers.iter().map(|lower| open_layer(lower)).collect::<Result<Vec<_>, _>>()?;
     let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut data = format!("lowerdir={}", opened.iter().map(by_fd).collect::<Vec<_>>().join(":"));
-    let target = by_fd(&opened[0]);
     if let Some((upper, work)) = upper_work {
         for (key, path) in [("upperdir", upper), ("workdir", work)] {
             let fd = open_layer(path)?;
@@ -228,14 +231,19 @@ fn overlay_by_one_string(
     if volatile {
         data.push_str(",volatile");
     }
+    // The kernel copies a page at most.
+    if data.len() >= MOUNT_DATA_MAX_BYTES {
+        return Err(RootfsError::Layers(lowers.len()));
+    }
     let data = std::ffi::CString::new(data).map_err(|_| RootfsError::Step("name layers", Errno::INVAL))?;
-    leave_for_private_copy()?;
-    // The descriptors' mounts are the old namespace's: the target must be looked up anew.
-    mount("overlay", lowers[0].as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str())).map_err(
-        |e| RootfsError::Overlay { step: "mount an instance", log: format!(" at {target}"), source: e },
-    )?;
+    // Any folder will do to mount it on, and is given back: it may be a layer of the next overlay.
+    let target = lowers[0].as_str();
+    mount("overlay", target, "overlay", MountFlags::empty(), Some(data.as_c_str()))
+        .map_err(|e| RootfsError::Step("mount an overlayfs", e))?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    open_tree(CWD, lowers[0].as_str(), flags).map_err(|e| RootfsError::Step("clone the overlay's mount", e))
+    let clone = open_tree(CWD, target, flags);
+    unmount(target, UnmountFlags::DETACH).map_err(|e| RootfsError::Step("unmount an overlayfs", e))?;
+    clone.map_err(|e| RootfsError::Step("clone the overlay's mount", e))
 }
 
 fn leave_for_private_copy() -> Result<(), RootfsError> {
@@ -264,8 +272,15 @@ pub(crate) fn pivot_into(rootfs: BorrowedFd<'_>) -> Result<(), RootfsError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{RootfsError, make};
+    use std::fs;
+    use std::os::fd::AsFd;
+    use std::path::{Path, PathBuf};
+    use std::thread;
+
+    use super::{RootfsError, make, overlay_by_one_string};
+    use crate::root::{Links, Root};
     use carpel_shim_api::plan::RootfsPlan;
+    use rustix::fs::OFlags;
 
     #[test]
     fn a_root_without_layers_or_with_too_many_is_refused() {
@@ -273,5 +288,44 @@ mod tests {
             let plan = RootfsPlan { lowers: vec!["/".to_owned(); count], ..RootfsPlan::default() };
             assert!(matches!(make(&plan), Err(RootfsError::Layers(n)) if n == count));
         }
+    }
+
+    fn layer(dir: &Path, name: &str) -> String {
+        let layer = dir.join(name);
+        fs::create_dir_all(&layer).expect("mkdir");
+        fs::write(layer.join(name), name).expect("write");
+        fs::write(layer.join("top"), name).expect("write");
+        layer.display().to_string()
+    }
+
+    fn on_old_kernels(dir: PathBuf) {
+        // With all that separates options and layers.
+        let lowers = [layer(&dir, "a,b:c"), layer(&dir, "back\\slash"), layer(&dir, "low")];
+        let upper = layer(&dir, "upper");
+        let work = dir.join("work");
+        fs::create_dir(&work).expect("mkdir");
+        let work = work.display().to_string();
+        let mount = overlay_by_one_string(&lowers, Some((&upper, &work)), true).expect("mounted");
+        let read = |root: &Root, file: &str| {
+            let file = root.open(file, OFlags::RDONLY, Links::Refuse).expect("open");
+            std::io::read_to_string(fs::File::from(file)).expect("read")
+        };
+        let root = Root::new(mount.as_fd().try_clone_to_owned().expect("dup"));
+        assert_eq!(read(&root, "top"), "upper");
+        assert_eq!((read(&root, "low"), read(&root, "a,b:c")), ("low".to_owned(), "a,b:c".to_owned()));
+        let root = Root::new(overlay_by_one_string(&lowers, None, false).expect("mounted"));
+        assert_eq!(read(&root, "top"), "a,b:c");
+        let many = vec![lowers[2].clone(); 300];
+        assert!(matches!(overlay_by_one_string(&many, None, false), Err(RootfsError::Layers(300))));
+    }
+
+    #[test]
+    fn kernels_that_take_layers_in_one_string_get_any_path() {
+        let dir = std::env::temp_dir().join(format!("carpel-rootfs-{}", std::process::id()));
+        let of_thread = dir.clone();
+        // A thread of its own, whose change of mount namespace is nobody else's.
+        let result = thread::spawn(move || on_old_kernels(of_thread)).join();
+        fs::remove_dir_all(&dir).expect("remove");
+        result.expect("the thread ended well");
     }
 }

@@ -205,6 +205,11 @@ fn binds(shim: &mut Shim) {
     let failure = shim.refused(&plan);
     assert_eq!((failure.stage, failure.errno), (Stage::Mount, Some(rustix::io::Errno::NOENT)));
     assert!(failure.text.contains("/data") && failure.text.contains("/absent"), "{failure}");
+    plan.mounts.push(filesystem("/nofs", "nosuchfs", 0, &[]));
+    for mount in plan.mounts.iter_mut().rev().take(2) {
+        mount.optional = true;
+    }
+    shim.run(&plan).good();
 }
 
 fn missing_mount_points(shim: &mut Shim) {
