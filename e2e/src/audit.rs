@@ -32,7 +32,8 @@ pub fn leftovers(folder: &str, bridge: &str, subnet_prefix: &str) -> Vec<String>
     found
 }
 
-/// Kills the processes, unmounts the mounts and deletes the interfaces that belong to a failed test.
+/// Kills the processes, unmounts the mounts and deletes the interfaces that a failed test left; and, after any test, what
+/// a daemon keeps for the node: its bridge and its firewall table.
 pub fn remove_by_force(mentions: &[&str], bridge: &str) {
     // Twice: a shim that dies first leaves its containers, which show by their cgroup.
     for _ in 0..2 {
@@ -56,6 +57,7 @@ pub fn remove_by_force(mentions: &[&str], bridge: &str) {
     if Path::new("/sys/class/net").join(bridge).exists() {
         attempt(Command::new("ip").args(["link", "delete", bridge]));
     }
+    attempt(Command::new("nft").args(["delete", "table", "inet", &format!("carpel-{bridge}")]));
 }
 
 /// Runs a command whose failure changes nothing: what it removes may be gone already.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::layout::Image;
+use crate::layout::{Image, Layout};
 use crate::tar::{Entry, Kind, Tar};
 
 /// Debian's `busybox-static`.
@@ -61,4 +61,13 @@ pub fn image() -> Image {
         .layer(layer(&PathBuf::from(DEBIAN)).finish())
         .config("Cmd", vec!["/bin/sh"])
         .config("Env", vec!["PATH=/bin:/usr/bin", "FROM_IMAGE=yes"])
+}
+
+/// Writes [`image`] as a docker archive under a reference: for `carpel import`, where no registry is in reach.
+pub fn archive(file: &Path, reference: &str) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    Layout::create(folder.path()).add("busybox", &image());
+    let source = format!("oci:{}:busybox", folder.path().display());
+    let destination = format!("docker-archive:{}:{reference}", file.display());
+    crate::kernel::run("skopeo", &["--insecure-policy", "copy", "--quiet", &source, &destination]);
 }

@@ -2,6 +2,7 @@
 //! objects that tests make for themselves.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -140,6 +141,19 @@ impl Drop for Tmpfs {
     }
 }
 
+/// Calls a function on a thread that is in a network namespace: the sockets it makes are of that namespace, and stay so.
+pub fn inside<T: Send>(namespace: &Path, call: impl FnOnce() -> T + Send) -> T {
+    let namespace = fs::File::open(namespace).expect("open the namespace");
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).expect("enter the namespace");
+            call()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// A named network namespace with its loopback up; deleted with this value.
 #[derive(Debug)]
 pub struct NetNs {
@@ -167,6 +181,20 @@ impl NetNs {
         let arguments: Vec<&str> =
             [entry.as_str(), "--"].into_iter().chain(command.iter().copied()).collect();
         String::from_utf8_lossy(&run("nsenter", &arguments).stdout).into_owned()
+    }
+
+    /// [`inside`] it.
+    pub fn inside<T: Send>(&self, call: impl FnOnce() -> T + Send) -> T {
+        inside(&self.path(), call)
+    }
+
+    /// Connects it with another by two ends of a wire, each with an address (`192.0.2.1/24`) and a name.
+    pub fn connect(&self, (name, address): (&str, &str), other: &NetNs, (peer, peer_address): (&str, &str)) {
+        self.run(&["ip", "link", "add", name, "type", "veth", "peer", "name", peer, "netns", &other.name]);
+        for (namespace, name, address) in [(self, name, address), (other, peer, peer_address)] {
+            namespace.run(&["ip", "address", "add", address, "dev", name, "nodad"]);
+            namespace.run(&["ip", "link", "set", name, "up"]);
+        }
     }
 }
 

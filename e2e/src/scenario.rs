@@ -23,15 +23,18 @@ pub fn run(options: Options, steps: impl AsyncFnOnce(&mut Daemon)) {
 /// [`run`], with no image in the daemon and no mirror configured.
 pub fn run_without_image(options: Options, steps: impl AsyncFnOnce(&mut Daemon)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("tokio starts").block_on(async {
-        let mut daemon = Daemon::start(options).await;
-        steps(&mut daemon).await;
-        daemon.client.remove_everything().await;
-        let status = daemon.terminate().await;
-        assert!(status.success(), "carpeld ends with 0 on SIGTERM, not {status}");
-        let left = daemon.leftovers();
-        assert!(left.is_empty(), "left on the machine:\n  {}", left.join("\n  "));
-    });
+    runtime.expect("tokio starts").block_on(run_inside(options, steps));
+}
+
+/// [`run_without_image`] inside another scenario: a second daemon.
+pub async fn run_inside(options: Options, steps: impl AsyncFnOnce(&mut Daemon)) {
+    let mut daemon = Daemon::start(options).await;
+    steps(&mut daemon).await;
+    daemon.client.remove_everything().await;
+    let status = daemon.terminate().await;
+    assert!(status.success(), "carpeld ends with 0 on SIGTERM, not {status}");
+    let left = daemon.leftovers();
+    assert!(left.is_empty(), "left on the machine:\n  {}", left.join("\n  "));
 }
 
 /// The registry that all tests of a program share: it has [`BUSYBOX`].
