@@ -3,6 +3,8 @@
 //! Logs go to stderr, where journald or a terminal reads them. Spans go by OTLP to the endpoint that
 //! the configuration names, if any; then each CRI call's span continues the caller's trace.
 
+use std::io::IsTerminal;
+
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
@@ -62,7 +64,9 @@ pub fn start(config: &Config) -> Result<Telemetry, TelemetryError> {
     let level = &config.log.level;
     let filter = EnvFilter::try_new(level)
         .map_err(|source| TelemetryError::Filter { level: level.clone(), source })?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log.format {
         LogFormat::Text => lines.with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

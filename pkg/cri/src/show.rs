@@ -8,7 +8,7 @@ mod stats;
 use carpel_proto::v1;
 
 pub(crate) use container::{container_item, container_status, state as container_state};
-pub(crate) use image::{image, image_spec};
+pub(crate) use image::image;
 pub(crate) use pod::{pod_item, pod_status};
 pub(crate) use stats::{container_stats, pod_stats};
 

@@ -156,7 +156,7 @@ impl ToStatus for CreateError {
             | CreateError::PidTarget { .. }
             | CreateError::Plan { .. } => Code::InvalidArgument,
             CreateError::ImageNotFound(_) => Code::NotFound,
-            CreateError::Host { .. } => disk(self),
+            CreateError::Host { .. } | CreateError::File { .. } => disk(self),
             CreateError::HostTimeout { .. } => Code::DeadlineExceeded,
             CreateError::Record { .. } => disk(self),
             CreateError::Image { .. } | CreateError::Id { .. } | CreateError::BrokenOff(_) => Code::Internal,
@@ -212,6 +212,7 @@ impl ToStatus for UpdateError {
         match self {
             UpdateError::Find(error) => error.code(),
             UpdateError::NotAlive(_) => Code::FailedPrecondition,
+            UpdateError::Plan { .. } => Code::InvalidArgument,
             UpdateError::Shim { source, .. } => source.code(),
             UpdateError::Record { .. } => disk(self),
         }

@@ -160,7 +160,6 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>, place: tokio::sync::Owned
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.creation_timeout)
         .max_buf_size(64 << 10)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades()
         .await;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  v4.channel.k8s.io         binary messages   0 stdin  1 stdout  2 stderr  3 error  4 resize
-//!  v5.channel.k8s.io         the same, and 255 n: stream n has ended
+//!  v5.channel.k8s.io         the same, and 255 n from the client: its stream n has ended
 //!  v4.base64.channel.k8s.io  text messages     '0' … '4', the rest in base64
 //!  portforward.k8s.io (v4)   2n data, 2n+1 error of the n-th port; each begins with the port, little-endian
 //! ```
@@ -21,7 +21,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Message,
-        protocol::{Role, WebSocketConfig},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
@@ -35,9 +35,9 @@ const CLOSE: u8 = 255;
 /// How messages look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
-    /// Bytes as they are; with v5, ends of streams too.
+    /// Bytes as they are; with v5, the client can end streams too.
     Binary {
-        /// Whether streams can be ended one by one.
+        /// Whether the client can end streams one by one.
         close: bool,
     },
     /// Text.
@@ -208,16 +208,15 @@ async fn write_messages<S>(
                 // Channels are small numbers on this transport.
                 encode(encoding, u8::try_from(stream).unwrap_or(CLOSE), &data)
             }
-            Write::End { stream } if encoding == (Encoding::Binary { close: true }) => {
-                encode(encoding, CLOSE, &[u8::try_from(stream).unwrap_or(CLOSE)])
-            }
             Write::End { .. } | Write::Accept { .. } | Write::Reset { .. } | Write::Raw(_) => continue,
         };
         if sink.send(message).await.is_err() {
             return;
         }
     }
-    // The client may have gone first.
+    // Clients take an end without a status for a failure. This one may have gone first.
+    let farewell = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let _gone = sink.send(Message::Close(Some(farewell))).await;
     let _gone = sink.close().await;
 }
 

@@ -303,7 +303,7 @@ fn a_pull_needs_a_reference_and_keeps_its_secrets() {
         pull_request(v1::PullImageRequest { image, auth, sandbox_config: None })
     };
     assert_eq!(blamed(pull("", None)), "image.image");
-    assert_eq!(blamed(pull("UPPER/case", None)), "image.image");
+    assert_eq!(blamed(pull("busybox:no tag", None)), "image.image");
     let auth = v1::AuthConfig { auth: "s3cret!!".into(), ..v1::AuthConfig::default() };
     let refused = pull("busybox", Some(auth)).unwrap_err();
     assert_eq!(refused.field, "auth");

@@ -20,7 +20,7 @@ pub(crate) fn image(from: &Image) -> v1::Image {
 }
 
 /// What a client may say to mean this image.
-pub(crate) fn image_spec(from: &Image) -> v1::ImageSpec {
+fn image_spec(from: &Image) -> v1::ImageSpec {
     let name = from.repo_tags.first().or(from.repo_digests.first()).cloned();
     v1::ImageSpec { image: name.unwrap_or_else(|| from.id.to_string()), ..v1::ImageSpec::default() }
 }
