@@ -119,6 +119,7 @@ fn carry_out(child: &InChild, init: &Init<'_>) -> Result<Infallible, InitError> 
     child::end_with_parent(init.sync)?;
     security::set_oom_score(&plan.process).map_err(ProcessError::from)?;
     security::label(&plan.process).map_err(ProcessError::from)?;
+    security::leave_keyring().map_err(ProcessError::from)?;
     if !plan.host_cgroup_namespace {
         unshare(&[Kind::Cgroup]).map_err(|e| InitError::Namespace("cgroup", e))?;
     }

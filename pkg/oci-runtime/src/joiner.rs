@@ -8,6 +8,12 @@
 //!    ── ready ──
 //!    seccomp · execve
 //! ```
+//!
+//! From its birth until the change of credentials the child has the shim's capabilities and can be
+//! seen in the container. Not being dumpable (`Sandbox::enter`), it cannot be traced nor its
+//! descriptors be opened by the container's processes, unless they have `CAP_SYS_PTRACE`: a container
+//! with that capability and without a user namespace is to be trusted as the host's root is. The same
+//! holds for an init process that joins another's PID namespace.
 
 use std::convert::Infallible;
 use std::os::fd::BorrowedFd;
@@ -85,6 +91,7 @@ fn carry_out(child: &InChild, joiner: &Joiner<'_>) -> Result<Infallible, JoinerE
     child::end_with_parent(joiner.sync)?;
     security::set_oom_score(plan).map_err(ProcessError::from)?;
     security::label(plan).map_err(ProcessError::from)?;
+    security::leave_keyring().map_err(ProcessError::from)?;
     // A folder that the working directory lacks is made with exactly its mode.
     umask(Mode::empty());
 

@@ -1,7 +1,7 @@
 //! The steps from a clone to a program, common to init processes and execs, in the kernel's order:
 //!
 //! ```text
-//!  security     AppArmor profile and SELinux label for the coming execve, out-of-memory score: all
+//!  security     AppArmor profile and SELinux label for the coming execve, out-of-memory score, keys: all
 //!               through the host's procfs, before the container's can be in the way
 //!  (init: rootfs, mounts · exec: the container's namespaces)
 //!  workdir      by descriptor, and checked to be inside the root

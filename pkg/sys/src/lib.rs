@@ -8,6 +8,7 @@ pub mod clone;
 pub mod exec;
 pub mod fd;
 pub mod heap;
+pub mod keyring;
 pub mod memfd;
 pub mod mount;
 pub mod namespace;

@@ -1,6 +1,8 @@
-//! What is written to a process's own files in the host's procfs: LSM labels and the OOM score.
+//! What the kernel is told about a process: LSM labels and the OOM score, through the host's procfs,
+//! and its keys.
 
 use carpel_shim_api::plan::ProcessPlan;
+use carpel_sys::keyring::new_session;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
@@ -31,6 +33,17 @@ pub(crate) enum SecurityError {
         #[source]
         source: Errno,
     },
+    #[error("make a session keyring")]
+    Keyring(#[source] Errno),
+}
+
+/// Leaves the daemon's session keyring, which all containers would otherwise share. Where the kernel
+/// has no keys, or whoever confines this host lets nobody have any (EPERM), there is nothing to share.
+pub(crate) fn leave_keyring() -> Result<(), SecurityError> {
+    match new_session() {
+        Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
+        Err(errno) => Err(SecurityError::Keyring(errno)),
+    }
 }
 
 fn write(path: &str, text: &str) -> Result<(), Errno> {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use carpel_oci_runtime::report::Stage;
+use carpel_shim_api::plan::user_plan::User as WantedUser;
 use carpel_shim_api::plan::{MountPlan, Propagation};
 use carpel_sys::mount::{AttrChange, PropagationType, set_attr};
 use carpel_sys::namespace::{Kind, unshare};
@@ -20,6 +21,7 @@ pub(crate) const CASES: &[Case] = &[
     ("isolation: propagation is checked", propagation_is_checked),
     ("isolation: the host's mount table does not grow", mount_table),
     ("isolation: read-only with everything below", recursive_read_only),
+    ("isolation: session keyring", keyring),
 ];
 
 fn mount_tmpfs(target: &Path, shared: bool) {
@@ -128,4 +130,28 @@ fn recursive_read_only(shim: &mut Shim) {
         assert!(outcome.err.contains(&format!("{refused}: Read-only file system")), "{outcome:?}");
     }
     assert!(!outcome.err.contains("/top/below/x"), "{outcome:?}");
+}
+
+fn keyring(shim: &mut Shim) {
+    // One who is not root sees of root's anonymous session keyrings only that which is its own
+    // (keyrings(7)).
+    let script = "grep -o '^[0-9a-f]* .* _ses: .*' /proc/keys | cut -d' ' -f1; echo end; sleep 100";
+    let unmasked = |shim: &mut Shim| {
+        let mut plan = shim.plan(script);
+        plan.masked_paths.clear();
+        plan.process.user.user = Some(WantedUser::Uid(4242));
+        plan
+    };
+    shim.enter(|_| {});
+    let (first, second) = (unmasked(shim), unmasked(shim));
+    let (first, second) = (shim.start(&first).expect("runs"), shim.start(&second).expect("runs"));
+    let keys: Vec<String> = [&first, &second].map(|running| running.line()).to_vec();
+    assert!(keys.iter().all(|key| key.len() == 8), "{keys:?}");
+    assert_ne!(keys[0], keys[1]);
+    let mut exec = crate::harness::shell(script.trim_end_matches("sleep 100"));
+    exec.user.user = Some(WantedUser::Uid(4242));
+    let out = shim.exec(&first, &exec).expect("runs").good();
+    assert!(!out.contains(&keys[0]) && out.len() == "01234567\nend\n".len(), "{out}");
+    first.kill();
+    second.kill();
 }
