@@ -38,11 +38,14 @@ pub(crate) enum Settled {
 }
 
 /// Kills what is left of them, removes their cgroups, and tells how they ended: as the shim recorded,
-/// else as killed.
-pub(crate) fn settle(node: &Node, lost: Vec<Lost>) -> Vec<(ContainerId, Settled)> {
+/// else as killed. The cgroups of those that had `ended` before go too: no shim will remove them.
+pub(crate) fn settle(node: &Node, lost: Vec<Lost>, ended: &[String]) -> Vec<(ContainerId, Settled)> {
     // All are killed before one is waited for.
     for container in &lost {
         kill(node, &container.cgroup_path);
+    }
+    for cgroup_path in ended {
+        end(node, cgroup_path);
     }
     let settle_one = |lost: Lost| {
         let settled = if remove_cgroup(node, &lost.cgroup_path) {

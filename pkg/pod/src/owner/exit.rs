@@ -111,6 +111,8 @@ impl Owner {
     /// Ends what lived with a shim that is gone, and learns how it ended.
     fn settle_lost(&mut self) {
         let layout = &self.shared.layout;
+        let ended = self.containers.iter().filter(|container| container.has_exited());
+        let ended: Vec<String> = ended.map(|container| container.facts.cgroup_path.clone()).collect();
         let lost: Vec<Lost> = self
             .containers
             .iter()
@@ -125,12 +127,12 @@ impl Owner {
                 },
             })
             .collect();
-        if lost.is_empty() {
+        if lost.is_empty() && ended.is_empty() {
             return self.all_settled(String::new());
         }
         let node = Arc::clone(&self.shared.node);
         self.work(async move {
-            let settled = tokio::task::spawn_blocking(move || lost::settle(&node, lost)).await;
+            let settled = tokio::task::spawn_blocking(move || lost::settle(&node, lost, &ended)).await;
             move |owner: &mut Owner| owner.lost_settled(settled.unwrap_or_default())
         });
     }

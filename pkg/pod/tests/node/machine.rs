@@ -69,7 +69,8 @@ where
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let watched = KillOnPanic { state: root.join("state") };
         runtime.block_on(async {
-            let config = carpel_image::Config { root: root.join("images"), ..carpel_image::Config::default() };
+            let config =
+                carpel_image::Config { root: root.join("images"), ..carpel_image::Config::default() };
             let images = Images::open(config).await.unwrap();
             let mut machine = Machine { dir, cgroup: cgroup.clone(), images, rooms: None };
             machine.start().await;
