@@ -61,6 +61,11 @@ impl Reference {
         }
         let parsed = oci_spec::distribution::Reference::try_from(text)
             .map_err(|source| ReferenceError::Grammar { text: text.to_owned(), source: source.into() })?;
+        // The pattern takes a first component in upper case for a host, and then finds that it is none.
+        if parsed.repository().bytes().any(|b| b.is_ascii_uppercase()) {
+            let source = oci_spec::distribution::ParseError::NameContainsUppercase.into();
+            return Err(ReferenceError::Grammar { text: text.to_owned(), source });
+        }
         let digest = match parsed.digest() {
             None => None,
             Some(digest) => Some(
