@@ -61,6 +61,12 @@ impl LogFile {
         Ok(LogFile { path: path.to_owned(), file: open(path)? })
     }
 
+    /// Of any descriptor, for a test of how a refusal is met.
+    #[cfg(test)]
+    pub(super) fn of(file: OwnedFd) -> LogFile {
+        LogFile { path: PathBuf::new(), file }
+    }
+
     pub(super) fn reopen(&mut self) -> Result<(), OpenError> {
         self.file = open(&self.path)?;
         Ok(())

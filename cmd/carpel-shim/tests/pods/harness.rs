@@ -93,7 +93,7 @@ impl Pod {
         fs::create_dir(&dir).expect("the pod's folder");
         make_base(&folder.path().join("base"));
         let listener = UnixListener::bind(dir.join(SOCKET_NAME)).expect("bind");
-        let exe: OwnedFd = File::open(env!("CARGO_BIN_EXE_carpel-shim")).expect("the shim").into();
+        let exe: OwnedFd = File::open(program()).expect("the shim").into();
         let strings = |list: &[&str]| {
             CStringList::new(list.iter().map(|s| CString::new(*s).expect("no NUL")).collect())
         };
@@ -513,6 +513,12 @@ fn device_rules() -> Vec<DeviceRule> {
     }
     rules.push(rule('c', Some(136), None, true));
     rules
+}
+
+/// The shim of this build, or another one to be tested: the shipped one is built otherwise.
+fn program() -> PathBuf {
+    let built = || PathBuf::from(env!("CARGO_BIN_EXE_carpel-shim"));
+    std::env::var_os("CARPEL_TEST_SHIM").map_or_else(built, PathBuf::from)
 }
 
 /// A root with busybox under all of its names.
