@@ -10,6 +10,7 @@ use crate::daemon::program;
 pub struct CommandLine {
     program: PathBuf,
     leading: Vec<String>,
+    logs: PathBuf,
 }
 
 impl CommandLine {
@@ -19,19 +20,25 @@ impl CommandLine {
             std::env::var_os("CARPEL_TOOLS").expect("CARPEL_TOOLS is not set: export it as $(hack/tools)");
         let endpoint = format!("unix://{}", socket.display());
         let flags = ["--config", "/dev/null", "--timeout", "30s", "--runtime-endpoint", &endpoint];
-        Self { program: PathBuf::from(tools).join("crictl"), leading: flags.map(str::to_owned).to_vec() }
+        Self {
+            program: PathBuf::from(tools).join("crictl"),
+            leading: flags.map(str::to_owned).to_vec(),
+            logs: logs(socket),
+        }
     }
 
     /// `carpel` of a socket.
     pub fn carpel(socket: &Path) -> Self {
         let leading = vec!["--address".to_owned(), socket.to_string_lossy().into_owned()];
-        Self { program: program("carpel"), leading }
+        Self { program: program("carpel"), leading, logs: logs(socket) }
     }
 
     /// The command with arguments, not yet run.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.leading).args(arguments);
+        // Where `carpel run` puts logs; crictl does not know the variable.
+        command.env("CARPEL_LOG_DIR", &self.logs);
         command
     }
 
@@ -56,4 +63,8 @@ impl CommandLine {
         let text = self.ok(arguments);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}: {text}", arguments.join(" ")))
     }
+}
+
+fn logs(socket: &Path) -> PathBuf {
+    socket.parent().unwrap_or(socket).join("logs")
 }

@@ -19,16 +19,16 @@ fn a_pod_from_run_to_rm() {
         carpel.ok(&["run", "--detach", "--name", "web", BUSYBOX, "sh", "-c", "echo hello; exec sleep 10000"]);
         assert!(carpel.ok(&["pods"]).contains("web"));
         assert!(carpel.ok(&["ps"]).contains("web"));
-        assert_eq!(carpel.ok(&["exec", "web", "--", "hostname"]), "web");
-        let failed = carpel.output(&["exec", "web", "--", "sh", "-c", "exit 7"]);
+        assert_eq!(carpel.ok(&["exec", "web", "hostname"]), "web");
+        let failed = carpel.output(&["exec", "web", "sh", "-c", "exit 7"]);
         assert_eq!(failed.status.code(), Some(7), "the command's own exit code");
         assert_eq!(carpel.ok(&["logs", "web"]), "hello");
-        carpel.ok(&["stop", "web"]);
+        carpel.ok(&["stop", "--time", "0", "web"]);
         carpel.ok(&["rm", "web"]);
         assert!(!carpel.ok(&["pods"]).contains("web"));
 
         // Without --detach: the output and the exit code of the command are those of `carpel run`.
-        let output = carpel.output(&["run", BUSYBOX, "sh", "-c", "echo out; echo err >&2; exit 3"]);
+        let output = carpel.output(&["run", "--rm", BUSYBOX, "sh", "-c", "echo out; echo err >&2; exit 3"]);
         assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(3), &b"out\n"[..]), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("err"), "{output:?}");
         assert!(daemon.client.list_pods(None).await.is_empty(), "and nothing stays");
@@ -52,7 +52,7 @@ fn mistakes_are_explained() {
         let carpel = CommandLine::carpel(&daemon.socket());
         for (arguments, word) in [
             (&["logs", "no-such"][..], "no-such"),
-            (&["exec", "no-such", "--", "true"], "no-such"),
+            (&["exec", "no-such", "true"], "no-such"),
             (&["import", "/no/such/file.tar"], "/no/such/file.tar"),
             (&["pull", "UPPER.test/Case:1"], "UPPER.test/Case"),
         ] {
