@@ -112,7 +112,8 @@ impl Failure {
         let mut next = Some(error);
         while let Some(cause) = next {
             if errno.is_none() {
-                errno = cause.downcast_ref::<Errno>().copied();
+                let io = cause.downcast_ref::<std::io::Error>().and_then(Errno::from_io_error);
+                errno = cause.downcast_ref::<Errno>().copied().or(io);
             }
             next = cause.source();
             if let Some(source) = next {

@@ -9,7 +9,7 @@ use std::path::Path;
 use carpel_shim_api::plan::RootfsPlan;
 use carpel_sys::mount::{ATTR_RDONLY, AttrChange, PropagationType, set_attr};
 use carpel_sys::namespace::{Kind, unshare};
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdir, open};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdir, open, rmdir, unlink};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -42,7 +42,7 @@ pub(crate) enum RootfsError {
         #[source]
         source: Errno,
     },
-    #[error("make the folder {path}")]
+    #[error("prepare the folder {path}")]
     MakeDir {
         path: String,
         #[source]
@@ -73,6 +73,9 @@ pub(crate) fn make(plan: &RootfsPlan) -> Result<OwnedFd, RootfsError> {
     }
     check_count(&plan.lowers)?;
     prepare_upper(plan)?;
+    if plan.volatile {
+        forget_volatile(&plan.work)?;
+    }
     overlay(&plan.lowers, Some((&plan.upper, &plan.work)), plan.volatile)
 }
 
@@ -131,6 +134,18 @@ fn prepare_upper(plan: &RootfsPlan) -> Result<(), RootfsError> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     fchown(&upper, Some(uid), Some(gid)).map_err(root)?;
     fchmod(&upper, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(root)
+}
+
+/// A volatile overlay leaves a mark, which keeps its upper layer from being mounted again: after a
+/// crash of the machine it could be incomplete (overlayfs.rst, "Volatile mount"). A container, and
+/// with it the sandbox of its plan, does not outlive the machine's run, so that here the mark can
+/// only be that of an attempt that failed just before.
+fn forget_volatile(work: &str) -> Result<(), RootfsError> {
+    let mark = format!("{work}/work/incompat/volatile");
+    match unlink(format!("{mark}/dirty")).and_then(|()| rmdir(mark.as_str())) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(source) => Err(RootfsError::MakeDir { path: mark, source: source.into() }),
+    }
 }
 
 fn open_layer(path: &str) -> Result<OwnedFd, RootfsError> {

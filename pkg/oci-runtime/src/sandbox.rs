@@ -112,7 +112,10 @@ impl Sandbox {
         }
         if !plan.host_uts {
             unshare(&[Kind::Uts]).map_err(|e| SandboxError::Namespace("uts", e))?;
-            rustix::system::sethostname(plan.hostname.as_bytes()).map_err(SandboxError::Hostname)?;
+            // A new namespace starts with the node's name, which is what a pod without one gets.
+            if !plan.hostname.is_empty() {
+                rustix::system::sethostname(plan.hostname.as_bytes()).map_err(SandboxError::Hostname)?;
+            }
         }
         if let Some(netns) = netns {
             move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))

@@ -152,6 +152,8 @@ fn upper_layer(shim: &mut Shim) {
     let mut plan = shim.plan_on(&layer, "stat -c '%a %u:%g' /; echo kept > /file");
     plan.rootfs.volatile = true;
     assert_eq!(shim.run(&plan).good(), "751 5:6\n");
+    // Once more on the same layer, as after an attempt that failed.
+    assert_eq!(shim.run(&plan).good(), "751 5:6\n");
     let upper = std::path::Path::new(&plan.rootfs.upper);
     assert_eq!(fs::read_to_string(upper.join("file")).expect("read the upper layer"), "kept\n");
     assert_eq!(fs::metadata(upper).expect("stat").uid(), 5);
