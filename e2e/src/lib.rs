@@ -18,6 +18,7 @@ pub mod busybox;
 pub mod certificates;
 pub mod client;
 pub mod config;
+pub mod containerd;
 pub mod crictl;
 pub mod daemon;
 pub mod http;
