@@ -59,7 +59,7 @@ pub(crate) async fn execute(cli: Cli) -> anyhow::Result<u8> {
     let format = cli.global.output;
     // The node's check-up is for nodes on which nothing runs yet.
     if let Command::Check(args) = cli.command {
-        return check::execute(&args, &cli.global).await;
+        return check::execute(&args, format).await;
     }
     let client = Client::connect(&cli.global.address).await?;
     match cli.command {
@@ -79,6 +79,6 @@ pub(crate) async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Import(args) => import::execute(&client, &args, format).await,
         Command::Rmi(args) => rmi::execute(&client, &args).await,
         Command::Info(args) => info::execute(&client, &args, format).await,
-        Command::Check(args) => check::execute(&args, &cli.global).await,
+        Command::Check(args) => check::execute(&args, format).await,
     }
 }

@@ -1,9 +1,3 @@
-//! `carpel check`.
+//! `carpel check`. What is checked stands in [`crate::check`].
 
-use crate::{check, cli::Global};
-
-pub(crate) use check::Args;
-
-pub(crate) async fn execute(args: &Args, global: &Global) -> anyhow::Result<u8> {
-    check::execute(args, global).await
-}
+pub(crate) use crate::check::{Args, execute};

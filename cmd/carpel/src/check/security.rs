@@ -1,0 +1,52 @@
+//! Seccomp and the security modules.
+
+use std::path::Path;
+
+use super::finding::{Finding, read};
+
+pub(super) fn examine() -> Vec<Finding> {
+    vec![seccomp(), apparmor(), selinux()]
+}
+
+fn seccomp() -> Finding {
+    match read("/proc/sys/kernel/seccomp/actions_avail") {
+        Some(actions) if actions.split(' ').any(|action| action == "errno") => {
+            Finding::ok("seccomp", "filters are available")
+        }
+        _ => Finding::missing(
+            "seccomp",
+            "not in this kernel",
+            "containers with the RuntimeDefault profile, the kubelet's default, need CONFIG_SECCOMP_FILTER",
+        ),
+    }
+}
+
+fn apparmor() -> Finding {
+    let name = "AppArmor";
+    if read("/sys/module/apparmor/parameters/enabled").as_deref() != Some("Y") {
+        return Finding::ok(name, "not on: containers with a profile of their own are refused, others run");
+    }
+    let parser =
+        ["/sbin/apparmor_parser", "/usr/sbin/apparmor_parser"].iter().any(|path| Path::new(path).exists());
+    if parser {
+        return Finding::ok(name, "on");
+    }
+    Finding::warning(
+        name,
+        "on, without apparmor_parser",
+        "profiles cannot be loaded: install the package apparmor",
+    )
+}
+
+fn selinux() -> Finding {
+    let name = "SELinux";
+    match read("/sys/fs/selinux/enforce").as_deref() {
+        None => Finding::ok(name, "not on"),
+        Some("0") => Finding::ok(name, "permissive"),
+        Some(_) => Finding::warning(
+            name,
+            "enforcing",
+            "if pods cannot read their volumes, look for denials with `ausearch -m avc -ts recent`",
+        ),
+    }
+}
