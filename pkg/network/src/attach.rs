@@ -11,7 +11,7 @@ use crate::bridge::{self, Bridge, BridgeError, PlanError};
 use crate::cni::{Cni, CniError, CniPlanError};
 use crate::detach::{self, DetachError};
 use crate::netlink::{Batch, Family, NetlinkError, Socket, route};
-use crate::network::{Engine, Shared, unwind};
+use crate::network::{Engine, Shared, settle, unwind};
 use crate::pods::{Pod, State};
 use crate::record::{Durability, EngineRecord, Record, RecordError, is_pod_id};
 use crate::request::AttachRequest;
@@ -113,8 +113,14 @@ pub(crate) async fn attach(shared: Arc<Shared>, request: AttachRequest) -> Resul
     }
     let outcome = match &shared.engine {
         Engine::Builtin(_) => {
-            let (shared, entry, request) = (shared.clone(), entry.clone(), request.clone());
-            unwind(tokio::task::spawn_blocking(move || attach_builtin(&shared, &entry, &request)).await)
+            let first = attach_builtin_blocking(&shared, &entry, &request).await;
+            if is_exhausted(&first) {
+                // Pods that are leaving still hold their addresses, but not for long.
+                settle(&shared).await;
+                attach_builtin_blocking(&shared, &entry, &request).await
+            } else {
+                first
+            }
         }
         Engine::Cni(cni) => attach_cni(&shared, cni, &entry, &request).await,
     };
@@ -130,6 +136,19 @@ fn pin(shared: &Shared, pod: &str) -> PathBuf {
 }
 
 // === the built-in bridge ===
+
+async fn attach_builtin_blocking(
+    shared: &Arc<Shared>,
+    entry: &Arc<Pod>,
+    request: &AttachRequest,
+) -> Result<Attachment, AttachError> {
+    let (shared, entry, request) = (shared.clone(), entry.clone(), request.clone());
+    unwind(tokio::task::spawn_blocking(move || attach_builtin(&shared, &entry, &request)).await)
+}
+
+fn is_exhausted(outcome: &Result<Attachment, AttachError>) -> bool {
+    matches!(outcome, Err(AttachError::Plan { source: PlanError::Exhausted(_), .. }))
+}
 
 fn attach_builtin(shared: &Shared, entry: &Pod, request: &AttachRequest) -> Result<Attachment, AttachError> {
     let Engine::Builtin(bridge) = &shared.engine else {
@@ -162,7 +181,7 @@ fn undo_builtin(
     record: &Record,
     attach: AttachError,
 ) -> AttachError {
-    match detach::detach_builtin(shared, Some(bridge), record) {
+    match detach::detach_at_once(shared, Some(bridge), record) {
         Ok(()) => {
             entry.set_state(State::Absent);
             attach

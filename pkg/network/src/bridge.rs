@@ -4,12 +4,13 @@
 //! ```text
 //!   plan     address and ports are reserved in memory ─► BridgeRecord
 //!   make     netns pinned ─► veth born with one end there ─► lo, addresses, routes ─► ports open
-//!   unmake   ports closed ─► veth deleted ─► netns unpinned                    (works from the record alone)
+//!   leave    ports closed ─► netns unpinned                       the pod is off the node: quick
+//!   finish   veth deleted, if it did not die with the netns       the kernel takes tens of milliseconds
+//!   unmake   all of that at once, from the record alone           undo, and records of another configuration
 //!   release  address and ports are free again, once the record is gone
 //! ```
 //!
-//! Everything here blocks for as long as the kernel takes, well under a millisecond per request; callers run
-//! it on a thread where that is allowed.
+//! Everything here blocks for as long as the kernel takes; callers run it on a thread where that is allowed.
 
 mod addresses;
 mod firewall;
@@ -201,9 +202,32 @@ impl Bridge {
         Ok(())
     }
 
+    /// Whether this is the bridge of that name.
+    pub(crate) fn is(&self, bridge: &str) -> bool {
+        self.config.bridge == bridge
+    }
+
     /// Has no later rebuild of the table open the pod's ports again. They stay reserved.
     pub(crate) fn close(&self, pod: &str) {
         self.books().open.retain(|(open, ..)| open != pod);
+    }
+
+    /// Takes the pod off the node as far as that is quick: its ports are closed, and free for another pod, and
+    /// its namespace is unpinned. The pair of devices and the address remain; see [`Bridge::finish`].
+    pub(crate) fn leave(&self, pod: &str, pin: &Path, record: &BridgeRecord) -> Result<(), BridgeError> {
+        self.close(pod);
+        close_ports(&mut self.host().nft, record)
+            .map_err(|source| BridgeError::Netlink { pod: pod.into(), source })?;
+        netns::remove(pin).map_err(|source| BridgeError::Netns { pod: pod.into(), source })?;
+        let ports: Vec<PortMapping> = record.ports.iter().map(PortMapping::from).collect();
+        self.books().ports.release(pod, &ports);
+        Ok(())
+    }
+
+    /// Deletes the pair of devices, unless it died with the namespace.
+    pub(crate) fn finish(&self, pod: &str, record: &BridgeRecord) -> Result<(), BridgeError> {
+        delete_veth(&mut self.host().route, &record.veth)
+            .map_err(|source| BridgeError::Netlink { pod: pod.into(), source })
     }
 
     /// Gives addresses and ports back. Only after nothing of the pod is left in the kernel.
@@ -328,7 +352,9 @@ impl Books {
         }
         let ports: Vec<PortMapping> = record.ports.iter().map(PortMapping::from).collect();
         if let Err(error) = self.ports.take(pod, &ports) {
+            // Only a damaged state folder says so. The first one keeps the port; both pods live on.
             tracing::warn!(pod_id = pod, %error, "two records hold one host port");
+            return;
         }
         if this_bridge && !ports.is_empty() {
             let ips = record.addresses.iter().map(|(ip, _)| *ip).collect();
@@ -345,38 +371,43 @@ impl Books {
     }
 }
 
-/// Takes the pod's part away. Works from the record alone, whatever the configuration is now; what is gone
-/// already is no error.
+/// Takes the pod's part away, all of it, now. Works from the record alone, whatever the configuration is; what
+/// is gone already is no error.
 pub(crate) fn unmake(pod: &str, pin: &Path, record: &BridgeRecord) -> Result<(), BridgeError> {
     let netlink = |source| BridgeError::Netlink { pod: pod.into(), source };
-    let ports: Vec<PortMapping> = record.ports.iter().map(PortMapping::from).collect();
-    if !ports.is_empty() {
-        let mut nft = Socket::open(Family::Netfilter).map_err(netlink)?;
-        let pod_ports = PodPorts { ips: record.addresses.iter().map(|(ip, _)| *ip).collect(), ports: &ports };
-        match firewall::delete_pod(&mut nft, &record.bridge, &pod_ports) {
-            // Half-made, or the table was flushed.
-            Err(error) if error.errno() == Some(Errno::NOENT) => {
-                firewall::delete_pod_one_by_one(&mut nft, &record.bridge, &pod_ports).map_err(netlink)?;
-            }
-            other => other.map_err(netlink)?,
-        }
-    }
-    delete_veth(&record.veth).map_err(netlink)?;
+    let mut host = Host::open().map_err(netlink)?;
+    close_ports(&mut host.nft, record).map_err(netlink)?;
+    delete_veth(&mut host.route, &record.veth).map_err(netlink)?;
     netns::remove(pin).map_err(|source| BridgeError::Netns { pod: pod.into(), source })
 }
 
-/// Deletes the node's end, and with it the pod's, at once: a namespace by itself dies some time after its
-/// last process, and its address is given to another pod before.
-fn delete_veth(veth: &str) -> Result<(), NetlinkError> {
-    let mut socket = Socket::open(Family::Route)?;
+fn close_ports(nft: &mut Socket, record: &BridgeRecord) -> Result<(), NetlinkError> {
+    if record.ports.is_empty() {
+        return Ok(());
+    }
+    let ports: Vec<PortMapping> = record.ports.iter().map(PortMapping::from).collect();
+    let pod_ports = PodPorts { ips: record.addresses.iter().map(|(ip, _)| *ip).collect(), ports: &ports };
+    match firewall::delete_pod(nft, &record.bridge, &pod_ports) {
+        // Half-made, or the table was flushed.
+        Err(error) if error.errno() == Some(Errno::NOENT) => {
+            firewall::delete_pod_one_by_one(nft, &record.bridge, &pod_ports)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Deletes the node's end, and with it the pod's.
+fn delete_veth(route: &mut Socket, veth: &str) -> Result<(), NetlinkError> {
     let mut batch = Batch::default();
     route::delete_link(&mut batch, veth);
-    accept(socket.execute(batch), &[Errno::NODEV])
+    accept(route.execute(batch), &[Errno::NODEV])
 }
 
 /// What is left of a pod whose record is damaged: only what its id names.
 pub(crate) fn unmake_by_name(pod: &str, pin: &Path) -> Result<(), BridgeError> {
-    delete_veth(&veth_name(pod)).map_err(|source| BridgeError::Netlink { pod: pod.into(), source })?;
+    let netlink = |source| BridgeError::Netlink { pod: pod.into(), source };
+    let mut route = Socket::open(Family::Route).map_err(netlink)?;
+    delete_veth(&mut route, &veth_name(pod)).map_err(netlink)?;
     netns::remove(pin).map_err(|source| BridgeError::Netns { pod: pod.into(), source })
 }
 

@@ -226,15 +226,24 @@ impl Network {
     /// Takes the pod's network away, from what the disk remembers: also after a reboot, when its namespace is
     /// gone, or when the configuration is another one. A pod that has none is a success. After an error
     /// the record and the address stay; try again later. Runs to its end even if the caller goes away.
+    ///
+    /// With the built-in bridge the pod is off the node when this returns, and its ports are free; its devices
+    /// die with the namespace within some tens of milliseconds, and its record and address follow them
+    /// ([`Network::settle`] waits for that).
     pub async fn detach(&self, pod: &str) -> Result<(), DetachError> {
         unwind(tokio::spawn(detach::detach(self.shared.clone(), pod.to_owned())).await)
+    }
+
+    /// Waits until nothing of any pod that was detached is left.
+    pub async fn settle(&self) {
+        settle(&self.shared).await;
     }
 
     /// The pod's network, from memory.
     pub fn attachment(&self, pod: &str) -> Option<Arc<Attachment>> {
         match self.shared.pods.find(pod)?.state() {
             State::Attached(_, attachment) => Some(attachment),
-            State::Absent | State::Intent(_) | State::Damaged => None,
+            State::Absent | State::Intent(_) | State::Leaving | State::Damaged => None,
         }
     }
 
@@ -302,8 +311,16 @@ impl Network {
         if !known.is_empty() {
             return Err(TeardownError::InUse(known));
         }
+        self.settle().await;
         let shared = self.shared.clone();
         unwind(tokio::task::spawn_blocking(move || teardown(&shared)).await)
+    }
+}
+
+/// A leaving pod holds its turn until it has left.
+pub(crate) async fn settle(shared: &Shared) {
+    for pod in shared.pods.leaving() {
+        drop(pod.turn.lock().await);
     }
 }
 
@@ -348,7 +365,7 @@ async fn collect_garbage(shared: Arc<Shared>, _nobody_attaches: tokio::sync::Own
         match pod.state() {
             // Which interfaces it has is unknown, so nothing may be freed.
             State::Damaged => return,
-            State::Absent => (),
+            State::Absent | State::Leaving => (),
             State::Intent(record) | State::Attached(record, _) => {
                 let EngineRecord::Cni(plan) = &record.engine else { continue };
                 ours.extend(plan.networks.iter().map(|network| (id.clone(), network.interface.clone())));

@@ -3,7 +3,8 @@
 //! ```text
 //!   Absent ──attach──► Intent ──made──► Attached
 //!      ▲                 │                  │
-//!      └──── detach ─────┴──────────────────┘        Damaged ──detach──► Absent
+//!      ├──── undo ───────┴────── detach ────┘        Damaged ──detach──► Absent
+//!      └──── Leaving ◄────────────────┘
 //! ```
 
 use std::collections::HashMap;
@@ -22,6 +23,8 @@ pub(crate) enum State {
     Intent(Arc<Record>),
     /// There is all of it.
     Attached(Arc<Record>, Arc<Attachment>),
+    /// It is off the node for everybody else; the kernel is still tidying up, and the address is not free yet.
+    Leaving,
     /// There is a record that cannot be read.
     Damaged,
 }
@@ -85,10 +88,15 @@ impl Pods {
     /// Every pod of which something may exist, in order.
     pub(crate) fn known(&self) -> Vec<String> {
         let map = self.map();
-        let present = map.iter().filter(|(_, pod)| !matches!(pod.state(), State::Absent));
+        let present = map.iter().filter(|(_, pod)| !matches!(pod.state(), State::Absent | State::Leaving));
         let mut ids: Vec<String> = present.map(|(id, _)| id.clone()).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// Every pod that is leaving.
+    pub(crate) fn leaving(&self) -> Vec<Arc<Pod>> {
+        self.map().values().filter(|pod| matches!(pod.state(), State::Leaving)).cloned().collect()
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Pod>>> {

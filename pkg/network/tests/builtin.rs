@@ -79,6 +79,8 @@ fn two_pods_reach_each_other_and_the_node_and_leave_nothing() {
             network.detach(&id(number)).await.unwrap();
         }
         assert!(network.known().is_empty() && network.attachment(&id(1)).is_none());
+        assert!(host.traces().contains("netns: []"), "{}", host.traces());
+        network.settle().await;
         assert!(!host.traces().contains("veth"), "{}", host.traces());
         network.teardown_host().await.unwrap();
         assert_eq!(without_folders(&host.traces()), without_folders(&before));
@@ -127,7 +129,8 @@ fn host_ports_are_reached_from_everywhere_and_capture_nothing_else() {
                 assert!(said.is_ok_and(|said| said.starts_with("web ")), "{address} from {:?}", pod.ips);
             }
         }
-        for from in [None, Some(other.netns.as_path()), Some(web.netns.as_path()), Some(neighbour.as_path())] {
+        for from in [None, Some(other.netns.as_path()), Some(web.netns.as_path()), Some(neighbour.as_path())]
+        {
             echo(from, local("192.0.2.1:8080")).unwrap();
         }
         // Bound to one address of the node.
@@ -224,7 +227,8 @@ fn a_taken_host_port_is_refused_with_its_holder() {
         network.attach(with_port(1)).await.unwrap();
         let before = host.traces();
         let error = network.attach(with_port(2)).await.unwrap_err();
-        let AttachError::Plan { source: PlanError::Port(PortError::Taken { port: 80, holder, .. }), .. } = error
+        let AttachError::Plan { source: PlanError::Port(PortError::Taken { port: 80, holder, .. }), .. } =
+            error
         else {
             panic!("{error:?}");
         };
@@ -269,6 +273,7 @@ fn what_a_killed_daemon_left_half_made_is_known_and_detached() {
         let network = Network::open(builtin(&host)).await.unwrap();
         network.attach(request(9)).await.unwrap();
         network.detach(&id(9)).await.unwrap();
+        network.settle().await;
         let before = host.traces();
         for number in 1..=4 {
             let port_mappings = vec![tcp(100 + number as u16, 80)];
@@ -294,8 +299,48 @@ fn what_a_killed_daemon_left_half_made_is_known_and_detached() {
             assert_eq!(network.attachment(&id(number)), None);
             network.detach(&id(number)).await.unwrap();
         }
+        network.settle().await;
         assert!(network.known().is_empty());
         assert_eq!(host.traces(), before);
+    });
+}
+
+#[test]
+fn a_namespace_that_somebody_holds_open_loses_its_devices_too() {
+    isolated(|host| async move {
+        let network = Network::open(builtin(&host)).await.unwrap();
+        let pod = network.attach(request(1)).await.unwrap();
+        let held = carpel_sys::netns::open(&pod.netns).unwrap();
+        network.detach(&id(1)).await.unwrap();
+        assert!(network.known().is_empty());
+        // The same pod again waits for the end of the first.
+        let again = network.attach(request(1)).await.unwrap();
+        assert_ne!(again.ips, pod.ips);
+        network.detach(&id(1)).await.unwrap();
+        network.settle().await;
+        assert!(!host.traces().contains("veth") && !host.traces().contains(".json"), "{}", host.traces());
+        drop(held);
+    });
+}
+
+#[test]
+fn a_daemon_killed_while_a_pod_leaves_finishes_later() {
+    isolated(|host| async move {
+        let network = Network::open(builtin(&host)).await.unwrap();
+        let with_port =
+            |number| carpel_network::AttachRequest { port_mappings: vec![tcp(80, 80)], ..request(number) };
+        let pod = network.attach(with_port(1)).await.unwrap();
+        let held = carpel_sys::netns::open(&pod.netns).unwrap();
+        network.detach(&id(1)).await.unwrap();
+        // Its port is free at once, and both records are on disk when the next daemon starts.
+        let second = network.attach(with_port(2)).await.unwrap();
+        let next = Network::open(builtin(&host)).await.unwrap();
+        assert_eq!(next.known(), [id(1), id(2)]);
+        serve(Some(&second.netns), at(v4(&second), 80), "second");
+        expect_answer(None, local("127.0.0.1:80"), "second 10.250.0.1");
+        next.detach(&id(1)).await.unwrap();
+        expect_answer(None, local("127.0.0.1:80"), "second 10.250.0.1");
+        drop(held);
     });
 }
 
@@ -311,8 +356,12 @@ fn after_a_reboot_a_pod_is_known_but_not_attached() {
         let network = Network::open(builtin(&host)).await.unwrap();
         assert_eq!((network.known(), network.attachment(&id(1))), (vec![id(1)], None));
         network.detach(&id(1)).await.unwrap();
+        network.settle().await;
         let traces = host.traces();
-        assert!(traces.contains("netns: []") && traces.contains("pins: 0") && !traces.contains(".json"), "{traces}");
+        assert!(
+            traces.contains("netns: []") && traces.contains("pins: 0") && !traces.contains(".json"),
+            "{traces}"
+        );
     });
 }
 
@@ -444,8 +493,10 @@ fn without_masquerade_and_forwarding_the_node_stays_as_it_is() {
         let config = BridgeConfig { masquerade: false, subnets: vec![subnet("10.250.0.0/24")], ..bridge() };
         let forbidden = BridgeConfig { ip_forward: false, ..config.clone() };
         let network = Network::open(host.config(Mode::Builtin(forbidden))).await.unwrap();
-        let error = network.attach(request(1)).await.unwrap_err();
-        assert!(is_host_error(&error, |e| matches!(e, HostError::ForwardingOff { .. })), "{error:?}");
+        let pod = network.attach(request(1)).await.unwrap();
+        serve(Some(&pod.netns), at(v4(&pod), 7000), "pod");
+        expect_answer(None, at(v4(&pod), 7000), "pod 10.250.0.1");
+        network.detach(&id(1)).await.unwrap();
         let read = |path: &Path| std::fs::read_to_string(path).unwrap().trim().to_owned();
         assert_eq!(read(Path::new("/proc/sys/net/ipv4/ip_forward")), "0");
         drop(network);

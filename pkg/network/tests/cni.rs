@@ -142,10 +142,10 @@ fn ptp_gives_a_pod_the_node() {
         configure(&host, "10-pods.conf", &list);
         let network = open(&host, config(&host, plugins)).await;
         let pod = network.attach(request(1)).await.unwrap();
-        assert_eq!((pod.dns.servers.as_slice(), pod.dns.searches.as_slice()), (
-            &["10.240.0.53".to_owned()][..],
-            &["a.b".to_owned()][..]
-        ));
+        assert_eq!(
+            (pod.dns.servers.as_slice(), pod.dns.searches.as_slice()),
+            (&["10.240.0.53".to_owned()][..], &["a.b".to_owned()][..])
+        );
         serve(Some(&pod.netns), at(pod.ips[0], 7000), "pod");
         expect_answer(None, at(pod.ips[0], 7000), "pod 10.240.0.1");
         network.detach(&id(1)).await.unwrap();
@@ -282,10 +282,8 @@ fn a_misbehaving_add_is_named_and_undone() {
     isolated(|host| async move {
         let plugins = Scripted::new(&host, &["one", "two"]);
         configure(&host, "10.conflist", &scripted_list("1.0.0", &["one", "two"]));
-        let cni = CniConfig {
-            plugin_timeout: Duration::from_millis(1500),
-            ..config(&host, plugins.dir.clone())
-        };
+        let cni =
+            CniConfig { plugin_timeout: Duration::from_millis(1500), ..config(&host, plugins.dir.clone()) };
         let network = open(&host, cni).await;
         let before = host.traces();
         type Expect = fn(&PluginError) -> bool;
@@ -299,19 +297,19 @@ fn a_misbehaving_add_is_named_and_undone() {
                     if status.code() == Some(3) && stderr.contains("broken"))
             }),
             ("kill -SEGV $$", |e| matches!(e, PluginError::Crashed { .. })),
-            ("echo not json; exit 0", |e| {
-                matches!(e, PluginError::Result(ResultError::NotAnObject(text)) if text == "not json\n")
-            }),
+            (
+                "echo not json; exit 0",
+                |e| matches!(e, PluginError::Result(ResultError::NotAnObject(text)) if text == "not json\n"),
+            ),
             ("exit 0", |e| matches!(e, PluginError::Result(ResultError::Empty))),
-            ("yes | head -c 5000000; exit 0", |e| {
-                matches!(e, PluginError::Exec(ExecError::TooMuchOutput))
-            }),
+            ("yes | head -c 5000000; exit 0", |e| matches!(e, PluginError::Exec(ExecError::TooMuchOutput))),
             ("yes | head -c 5000000 >&2; exit 0", |e| {
                 matches!(e, PluginError::Exec(ExecError::TooMuchOutput))
             }),
-            ("echo stuck >&2; sleep 3600 & echo $! > $dir/child; wait", |e| {
-                matches!(e, PluginError::Exec(ExecError::Timeout { stderr, .. }) if stderr.contains("stuck"))
-            }),
+            (
+                "echo stuck >&2; sleep 3600 & echo $! > $dir/child; wait",
+                |e| matches!(e, PluginError::Exec(ExecError::Timeout { stderr, .. }) if stderr.contains("stuck")),
+            ),
         ];
         for (script, expected) in cases {
             plugins.act("two", "ADD", script);
@@ -533,9 +531,17 @@ fn plugins_collect_garbage_at_start_before_anybody_attaches() {
         network.attach(request(2)).await.unwrap();
         let calls = plugins.calls();
         let verbs: Vec<_> = calls.iter().map(|call| call.split(' ').take(2).collect::<Vec<_>>()).collect();
-        assert_eq!(verbs, [
-            ["old", "STATUS"], ["one", "STATUS"], ["old", "GC"], ["one", "GC"], ["old", "ADD"], ["one", "ADD"]
-        ]);
+        assert_eq!(
+            verbs,
+            [
+                ["old", "STATUS"],
+                ["one", "STATUS"],
+                ["old", "GC"],
+                ["one", "GC"],
+                ["old", "ADD"],
+                ["one", "ADD"]
+            ]
+        );
         let valid = json!([{"containerID": id(1), "ifname": "eth0"},
             {"containerID": "foreign", "ifname": "eth9"}]);
         assert_eq!(plugins.stdin("one", "GC")["cni.dev/valid-attachments"], valid);

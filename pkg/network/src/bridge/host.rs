@@ -56,14 +56,6 @@ pub enum HostError {
         /// The other device's address.
         address: Subnet,
     },
-    /// Forwarding is off and may not be switched on.
-    #[error(
-        "{path} is 0, so pods reach nothing beyond this node, and ip_forward = false forbids changing it"
-    )]
-    ForwardingOff {
-        /// The setting.
-        path: PathBuf,
-    },
 }
 
 fn describe(kind: &str) -> &str {
@@ -240,7 +232,10 @@ fn forwarding(config: &BridgeConfig) -> Result<(), HostError> {
                 tracing::info!(setting = %path.display(), "switching on forwarding for pods");
                 write(path, "1")?;
             }
-            (_, false) => return Err(HostError::ForwardingOff { path: path.into() }),
+            // Pods reach each other and the node all the same, and the operator asked for this.
+            (_, false) => {
+                tracing::warn!(setting = %path.display(), "forwarding is off: pods reach nothing beyond this node")
+            }
         }
     }
     Ok(())

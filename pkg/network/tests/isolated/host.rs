@@ -33,6 +33,10 @@ pub(crate) fn isolated<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Se
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
         run("ip", &["link", "set", "lo", "up"]);
+        // A new namespace takes these over from the machine, which may be anything.
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(Path::new("/proc/sys/net").join(setting), "0").unwrap();
+        }
         let host = Host { dir: tempfile::tempdir().unwrap() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(test(host));
@@ -61,7 +65,11 @@ impl Host {
         };
         let devices = run("ip", &["-br", "link"]);
         let devices: Vec<_> = devices.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        // Without the second column: whether a bridge without ports counts as up changes some time later.
         let addresses = run("ip", &["-br", "addr"]);
+        let columns = addresses.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let addresses: Vec<_> = columns.map(|c| format!("{} {}", c[0], c[2..].join(" "))).collect();
+        let addresses = addresses.join("\n");
         let rules = run("nft", &["list", "ruleset"]);
         let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         // Only below this test's own folder: the machine may have pins too.
