@@ -92,7 +92,9 @@ pub(crate) struct Seed {
 /// What a shim has told about the containers that are there before their owner.
 #[derive(Debug)]
 pub(crate) enum FirstWord {
-    /// There are none, or there is no shim.
+    /// There are none: the pod is new, and everybody is told of it.
+    NewPod,
+    /// There is no shim.
     None,
     /// All.
     Snapshot(SnapshotReply),
@@ -141,6 +143,7 @@ impl Owner {
         };
         let (nobody, mut events) = mpsc::unbounded_channel();
         drop(nobody);
+        let is_new = matches!(seed.first, FirstWord::NewPod);
         if let Some(link) = seed.link {
             events = link.events;
             owner.handle.shim = Some(link.shim);
@@ -152,7 +155,7 @@ impl Owner {
                 Owner::shim_gone
             });
             match seed.first {
-                FirstWord::None => {}
+                FirstWord::NewPod | FirstWord::None => {}
                 FirstWord::Snapshot(snapshot) => owner.apply_snapshot(snapshot),
                 FirstWord::Awaited => owner.ask_shim(),
             }
@@ -160,6 +163,11 @@ impl Owner {
             owner.shim_gone();
         }
         owner.publish();
+        if is_new {
+            let id = owner.id.clone();
+            owner.tell(EventKind::Created, id.as_str());
+            owner.tell(EventKind::Started, id.as_str());
+        }
         tokio::spawn(owner.live(inbox, events));
     }
 

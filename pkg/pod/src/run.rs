@@ -38,7 +38,6 @@ use tokio::sync::mpsc;
 
 use crate::{
     FileError, PodId, PodState, Pods, RunError,
-    event::EventKind,
     layout::make_private_dir,
     names::{self, Outcome},
     node,
@@ -349,14 +348,8 @@ impl Equipped {
 
     fn ready(self, link: Link) -> PodId {
         let Reserved { shared, id, record, .. } = self.base;
-        let seed = Seed { record, link: Some(link), first: FirstWord::None, containers: Vec::new() };
-        Owner::spawn(Arc::clone(&shared), seed);
-        if let Ok((pod, _)) = shared.catalog.find_pod(id.as_str()) {
-            for kind in [EventKind::Created, EventKind::Started] {
-                let at_ns = pod.created_at_ns;
-                shared.events.publish(kind, id.to_string(), at_ns, Arc::clone(&pod), Vec::new());
-            }
-        }
+        let seed = Seed { record, link: Some(link), first: FirstWord::NewPod, containers: Vec::new() };
+        Owner::spawn(shared, seed);
         id
     }
 }

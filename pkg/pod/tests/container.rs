@@ -1,5 +1,7 @@
 //! Containers' lives, with the real shim and a real image.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "node/machine.rs"]
 mod machine;
 
@@ -211,8 +213,11 @@ fn running_containers_are_removed_with_all_they_hold() {
         // The whole pod at once, while something runs in it.
         let other = machine.started(&pod, "other", DEAF).await;
         let pid = machine.pid(&other);
-        machine.pods().remove(pod.as_str()).await.unwrap();
+        machine.pods().stop(pod.as_str()).await.unwrap();
         assert!(!is_alive(pid));
+        let exit = machine.exit(&other).await;
+        assert_eq!((exit.code, exit.reason, exit.message.as_str()), (137, ExitReason::Error, ""));
+        machine.pods().remove(pod.as_str()).await.unwrap();
         assert!(machine.pods().find_container(other.as_str()).is_err());
         machine
     });

@@ -1,5 +1,7 @@
 //! Commands in running containers, and their streams.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "node/machine.rs"]
 mod machine;
 

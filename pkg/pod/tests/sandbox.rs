@@ -1,5 +1,7 @@
 //! Pods without containers: with the real shim, in network namespaces of the test's own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "node/machine.rs"]
 mod machine;
 

@@ -58,6 +58,7 @@ impl Owner {
         let stop = container.stop.take();
         let remove = container.removal.is_some();
         let record = container.record();
+        self.shared.usage.close(id.as_str());
         self.container_changed(id, EventKind::Stopped);
         if let State::Starting { waiters, .. } = before {
             let err = StartError::Shim { id: id.clone(), source: Arc::new(ShimError::Gone) };
@@ -101,7 +102,8 @@ impl Owner {
             self.phase = Phase::NotReady { detached: false };
             self.record.phase = PodPhase::NotReady;
             self.write_record();
-            self.tell(EventKind::Stopped, &self.id.to_string());
+            let id = self.id.clone();
+            self.tell(EventKind::Stopped, id.as_str());
         } else {
             self.publish();
         }
@@ -172,11 +174,8 @@ impl Owner {
             container.refresh();
         }
         self.publish();
-        match self.handle.shim.clone() {
-            Some(_) => self.ask_shim(),
-            // Its end settles it.
-            None => {}
-        }
+        // If the shim has gone, its end settles it.
+        self.ask_shim();
     }
 
     /// Asks the shim for all that it knows, and again until it answers.

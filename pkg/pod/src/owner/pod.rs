@@ -103,9 +103,11 @@ impl Owner {
         let Phase::Stopping(waiters) = &mut self.phase else { return };
         let waiters = std::mem::take(waiters);
         self.phase = Phase::NotReady { detached: result.is_ok() };
+        self.shared.usage.close(self.id.as_str());
         if self.record.phase == PodPhase::Ready {
             self.record.phase = PodPhase::NotReady;
-            self.tell(EventKind::Stopped, &self.id.to_string());
+            let id = self.id.clone();
+            self.tell(EventKind::Stopped, id.as_str());
         } else {
             self.publish();
         }
@@ -196,7 +198,8 @@ impl Owner {
             self.shared.usage.forget(container.id());
             self.tell(EventKind::Deleted, container.id().as_str());
         }
-        self.tell(EventKind::Deleted, &self.id.to_string());
+        let id = self.id.clone();
+        self.tell(EventKind::Deleted, id.as_str());
         self.shared.catalog.remove(&self.id);
         // Last: from here on a pod of this name is a new one.
         self.shared.names.release(&self.config.metadata, &self.id);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use carpel_shim_api::message::{FailureKind, Started};
+use carpel_shim_api::message::Started;
 
 use super::{Owner, Reply, answer, answer_all, container::State, not_found};
 use crate::{
@@ -58,8 +58,7 @@ impl Owner {
     /// What the shim refused has ended there. If the shim did not answer or has gone, nobody knows.
     fn start_failed(&mut self, id: &ContainerId, err: &ShimError) {
         match err {
-            ShimError::Refused { kind: FailureKind::WrongState | FailureKind::NotFound, .. }
-            | ShimError::Refused { .. } => {
+            ShimError::Refused { .. } => {
                 let now = now_ns();
                 let exit = Exit {
                     code: START_ERROR_CODE,

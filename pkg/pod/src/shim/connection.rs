@@ -257,7 +257,10 @@ async fn pump(inner: Arc<Inner>, events: mpsc::UnboundedSender<ShimEvent>) {
 }
 
 async fn write_blocked(inner: &Inner) -> Result<(), PumpError> {
-    inner.blocked.notified().await;
+    // Looked at each time, for this may be given up and begun anew at any await.
+    while inner.lock().queue.is_empty() {
+        inner.blocked.notified().await;
+    }
     loop {
         inner.socket.writable().await?;
         let written = inner.socket.try_io(Interest::WRITABLE, || {

@@ -2,6 +2,7 @@
 //! the real shim, images and the built-in bridge.
 
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     collections::BTreeMap,
@@ -67,7 +68,7 @@ where
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_owned();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let watched = KillOnPanic { state: root.join("state") };
+        let watched = KillOnPanic { state: root.join("state"), cgroup: cgroup.clone() };
         runtime.block_on(async {
             let config =
                 carpel_image::Config { root: root.join("images"), ..carpel_image::Config::default() };
@@ -90,6 +91,7 @@ where
 /// when nobody is connected.
 struct KillOnPanic {
     state: PathBuf,
+    cgroup: String,
 }
 
 impl Drop for KillOnPanic {
@@ -97,6 +99,14 @@ impl Drop for KillOnPanic {
         if std::thread::panicking() {
             for pid in shims_below(&self.state) {
                 kill(pid);
+            }
+            // Their containers die with them, each in its own time.
+            std::thread::sleep(Duration::from_millis(200));
+            for cgroup in cgroups_of(&self.cgroup) {
+                for child in fs::read_dir(&cgroup).unwrap().flatten() {
+                    let _ = fs::remove_dir(child.path());
+                }
+                let _ = fs::remove_dir(&cgroup);
             }
         }
     }
