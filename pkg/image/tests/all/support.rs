@@ -56,6 +56,14 @@ impl Home {
         names
     }
 
+    /// Removes every image.
+    pub(crate) async fn clear(&self, images: &Images) {
+        for image in images.list() {
+            images.remove(image.id.as_str()).await.unwrap();
+        }
+        images.sweep().await.unwrap();
+    }
+
     /// That a failed operation left nothing half made: no image, nothing in `tmp/`, and after a sweep
     /// nothing at all.
     pub(crate) async fn assert_clean(&self, images: &Images) {
