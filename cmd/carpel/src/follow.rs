@@ -17,10 +17,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -66,16 +63,28 @@ impl FollowError {
 
 /// Set once a container has ended, and with it its log.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ended(Arc<AtomicBool>);
+pub(crate) struct Ended(Arc<(Mutex<bool>, Condvar)>);
 
 impl Ended {
     /// All that the container wrote is in the file by now.
     pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Release);
+        *self.flag() = true;
+        self.0.1.notify_all();
     }
 
     fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        *self.flag()
+    }
+
+    /// Until it is set, but no longer than [`POLL`].
+    fn wait(&self) {
+        let waited = self.0.1.wait_timeout_while(self.flag(), POLL, |ended| !*ended);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A flag cannot be left half changed, so a poisoned lock is as good as any.
+    fn flag(&self) -> MutexGuard<'_, bool> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,17 +114,17 @@ pub(crate) fn copy(
     let Until::Ended(ended) = until else { return log.drain(printer) };
     loop {
         // Both are asked before reading: what was written before the answer is then read.
-        let ended = ended.get();
+        let last = ended.get();
         let replaced = log.replaced();
         log.drain(printer)?;
         if replaced {
             thread::sleep(POLL);
             log.drain(printer)?;
             log = LogFile::open(path)?;
-        } else if ended {
+        } else if last {
             return Ok(());
         } else {
-            thread::sleep(POLL);
+            ended.wait();
         }
     }
 }
@@ -124,16 +133,16 @@ pub(crate) fn copy(
 fn open(path: &Path, until: &Until) -> Result<Option<LogFile>, FollowError> {
     let Until::Ended(ended) = until else { return LogFile::open(path).map(Some) };
     loop {
-        let ended = ended.get();
+        let last = ended.get();
         match LogFile::open(path) {
             Err(FollowError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                if ended {
+                if last {
                     return Ok(None);
                 }
             }
             opened => return opened.map(Some),
         }
-        thread::sleep(POLL);
+        ended.wait();
     }
 }
 

@@ -199,7 +199,9 @@ async fn launch(
     let pod_id = match sandbox {
         Ok(sandbox) => sandbox.pod_sandbox_id,
         Err(error) => {
-            log_dir::remove(&args.logs.log_dir, &pod.log_directory)?;
+            if let Err(leftover) = log_dir::remove(&args.logs.log_dir, &pod.log_directory) {
+                failure::report(&leftover.into());
+            }
             return Err(error.into());
         }
     };

@@ -87,8 +87,10 @@ pub(super) async fn attend(
             tokio::select! {
                 exited = &mut exit => break exited,
                 () = interrupts.next() => {
-                    let grace_s = graces.next().unwrap_or(0);
-                    stop_aside(client, workload, grace_s);
+                    match graces.next() {
+                        Some(grace_s) => stop_aside(client, workload, grace_s),
+                        None => anyhow::bail!("given up: container {} does not end", workload.container_id),
+                    }
                 }
                 // Whoever read our output has gone, or the log cannot be read: nobody watches any more.
                 outcome = &mut copy, if copied.is_none() => {
