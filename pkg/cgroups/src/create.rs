@@ -286,7 +286,7 @@ fn set_devices(tree: &Tree, path: &CgroupPath, rules: &[DeviceRule]) -> Result<(
         return devices::set_v1(open(v1)?.as_fd(), rules).map_err(failed);
     }
     match tree.v2() {
-        Some(v2) => devices::set_v2(open(v2)?.as_fd(), rules).map_err(failed),
+        Some(v2) => devices::set_program(open(v2)?.as_fd(), rules).map_err(failed),
         None => Err(failed(DeviceError::NoController)),
     }
 }

@@ -135,8 +135,12 @@ pub(crate) fn set_v1(dir: BorrowedFd<'_>, rules: &[DeviceRule]) -> Result<(), De
     Ok(())
 }
 
-/// Puts a program on a cgroup2 folder, in the place of what is there.
-pub(crate) fn set_v2(dir: BorrowedFd<'_>, rules: &[DeviceRule]) -> Result<(), DeviceError> {
+/// Puts a program on a cgroup2 folder that lets only these devices be used, in the place of the one
+/// that is there.
+///
+/// # Errors
+/// See [`DeviceError`]; what was there before then stays.
+pub fn set_program(dir: BorrowedFd<'_>, rules: &[DeviceRule]) -> Result<(), DeviceError> {
     check(rules)?;
     let code = v2::program(rules);
     let program = carpel_sys::bpf::load_cgroup_device(&code).map_err(|e| DeviceError::Load(code.len(), e))?;

@@ -89,9 +89,9 @@ pub(crate) fn open_read(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, File
     open_file(dir, name, OFlags::RDONLY)
 }
 
-/// Opens a file for writing.
+/// Opens a file for writing. Truncation means nothing to kernfs, and a shell's `>` asks for it, too.
 pub(crate) fn open_write(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, FileError> {
-    open_file(dir, name, OFlags::WRONLY)
+    open_file(dir, name, OFlags::WRONLY | OFlags::TRUNC)
 }
 
 /// Reads a file of at most [`FILE_MAX_BYTES`]; what is beyond is an error, not cut.

@@ -19,6 +19,8 @@ pub mod request {
     };
 
     /// What is asked.
+    // One is alive at a time, and taken apart at once.
+    #[allow(clippy::large_enum_variant)]
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Body {
         /// First on every connection. Reply: `Hello`. From then on events are sent to it.
