@@ -118,6 +118,15 @@ pub(crate) struct Element {
     pub(crate) value: Vec<u8>,
 }
 
+impl Element {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.nest(NFTA_LIST_ELEM, |w| {
+            data(w, NFTA_SET_ELEM_KEY, &self.key);
+            data(w, NFTA_SET_ELEM_DATA, &self.value);
+        });
+    }
+}
+
 /// Changes of one table that happen together.
 #[derive(Debug)]
 pub(crate) struct Transaction {
@@ -221,12 +230,7 @@ impl Transaction {
                 w.text(NFTA_SET_ELEM_LIST_TABLE, &table);
                 w.text(NFTA_SET_ELEM_LIST_SET, map.name);
                 w.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
-                    for element in chunk {
-                        w.nest(NFTA_LIST_ELEM, |w| {
-                            data(w, NFTA_SET_ELEM_KEY, &element.key);
-                            data(w, NFTA_SET_ELEM_DATA, &element.value);
-                        });
-                    }
+                    chunk.iter().for_each(|element| element.write(w));
                 });
             });
         }

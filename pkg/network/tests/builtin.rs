@@ -1,5 +1,7 @@
 //! The built-in bridge on machines of its own: connectivity, host ports, and that nothing is left.
 
+#![allow(clippy::unwrap_used, reason = "clippy sees no test in a function that tests call")]
+
 #[path = "isolated/host.rs"]
 mod host;
 
@@ -497,6 +499,7 @@ fn without_masquerade_and_forwarding_the_node_stays_as_it_is() {
         serve(Some(&pod.netns), at(v4(&pod), 7000), "pod");
         expect_answer(None, at(v4(&pod), 7000), "pod 10.250.0.1");
         network.detach(&id(1)).await.unwrap();
+        network.settle().await;
         let read = |path: &Path| std::fs::read_to_string(path).unwrap().trim().to_owned();
         assert_eq!(read(Path::new("/proc/sys/net/ipv4/ip_forward")), "0");
         drop(network);

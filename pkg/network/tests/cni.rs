@@ -1,6 +1,8 @@
 //! CNI with the reference plugins where they can show it, and with a scripted one where a plugin has to
 //! misbehave. Every test has a machine of its own.
 
+#![allow(clippy::unwrap_used, reason = "clippy sees no test in a function that tests call")]
+
 #[path = "isolated/host.rs"]
 mod host;
 

@@ -5,6 +5,7 @@
 //! cached names do not find a stranger.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 use crate::config::Subnet;
@@ -51,8 +52,8 @@ impl Pool {
         let mut offset = self.last;
         for _ in 0..tries {
             offset = if offset >= end || offset < first { first } else { offset + 1 };
-            if !self.taken.contains_key(&offset) {
-                self.taken.insert(offset, pod.into());
+            if let Entry::Vacant(free) = self.taken.entry(offset) {
+                free.insert(pod.into());
                 self.last = offset;
                 return self.subnet.nth(offset);
             }

@@ -234,7 +234,7 @@ fn forwarding(config: &BridgeConfig) -> Result<(), HostError> {
             }
             // Pods reach each other and the node all the same, and the operator asked for this.
             (_, false) => {
-                tracing::warn!(setting = %path.display(), "forwarding is off: pods reach nothing beyond this node")
+                tracing::warn!(setting = %path.display(), "forwarding is off: pods reach nothing beyond this node");
             }
         }
     }

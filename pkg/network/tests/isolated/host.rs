@@ -2,6 +2,7 @@
 //! thread starts, threads and programs alike, is in them too, and all of it dies with them.
 
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "tests may, but clippy does not see that this file is one")]
 
 use std::future::Future;
 use std::io::{self, Read, Write};
