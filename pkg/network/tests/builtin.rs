@@ -148,6 +148,29 @@ fn host_ports_are_reached_from_everywhere_and_capture_nothing_else() {
 }
 
 #[test]
+fn a_udp_client_of_a_host_port_follows_it_to_the_next_pod() {
+    isolated(|host| async move {
+        let neighbour = host.neighbour();
+        let network = Network::open(builtin(&host)).await.unwrap();
+        let with_port = |number| carpel_network::AttachRequest {
+            port_mappings: vec![PortMapping { protocol: Protocol::Udp, ..tcp(53, 53) }],
+            ..request(number)
+        };
+        let client = inside(&neighbour, || std::net::UdpSocket::bind("192.0.2.2:5353").unwrap());
+        client.connect("192.0.2.1:53").unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        for number in 1..=2 {
+            let pod = network.attach(with_port(number)).await.unwrap();
+            serve_echo(&pod.netns, at(v4(&pod), 53));
+            // From one port always: for the kernel it is one connection.
+            client.send(b"hello").unwrap();
+            client.recv(&mut [0; 16]).unwrap_or_else(|error| panic!("pod {number}: {error}"));
+            network.detach(&id(number)).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_pod_does_not_reach_the_node_s_loopback() {
     isolated(|host| async move {
         let network = Network::open(builtin(&host)).await.unwrap();

@@ -322,9 +322,6 @@ pub enum CgroupProblem {
 /// What is wrong with a host name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HostnameProblem {
-    /// Required with a network of one's own.
-    #[error("it is empty, which only a pod in the host's network may have")]
-    Empty,
     /// The kernel's limit, `__NEW_UTS_LEN`.
     #[error("it is longer than 64 bytes")]
     TooLong,

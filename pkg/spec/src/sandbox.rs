@@ -64,11 +64,12 @@ pub fn network_sysctls(config: &SandboxConfig, facts: &PodFacts) -> Result<Vec<S
     Ok(sysctls)
 }
 
-/// The host name that the pod's containers see.
+/// The host name that the pod's containers see. A client may leave it out (`crictl` does): then it is
+/// the node's, with a network of the pod's own too.
 pub fn effective_hostname<'a>(config: &'a SandboxConfig, node_hostname: &'a str) -> &'a str {
     match config.namespaces.network {
-        PodOrNode::Node => node_hostname,
-        PodOrNode::Pod => &config.hostname,
+        PodOrNode::Pod if !config.hostname.is_empty() => &config.hostname,
+        PodOrNode::Node | PodOrNode::Pod => node_hostname,
     }
 }
 
@@ -98,7 +99,6 @@ fn check_hostname(config: &SandboxConfig) -> Result<(), PlanError> {
     let hostname = &config.hostname;
     let character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let problem = match config.namespaces.network {
-        PodOrNode::Pod if hostname.is_empty() => HostnameProblem::Empty,
         PodOrNode::Pod | PodOrNode::Node if hostname.len() > HOSTNAME_MAX_BYTES => HostnameProblem::TooLong,
         PodOrNode::Pod | PodOrNode::Node if !hostname.chars().all(character) => HostnameProblem::Character,
         PodOrNode::Pod | PodOrNode::Node => return Ok(()),

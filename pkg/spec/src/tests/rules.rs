@@ -448,3 +448,12 @@ fn unified_names_files_of_the_cgroups_own_folder() {
         assert!(check(key, CgroupLayout::V2).is_err(), "{key:?}");
     }
 }
+
+#[test]
+fn a_pod_without_a_host_name_has_the_nodes() {
+    let mut fixture = Fixture::new();
+    fixture.sandbox.hostname = String::new();
+    assert_eq!(crate::effective_hostname(&fixture.sandbox, "node-1"), "node-1");
+    fixture.sandbox.hostname = "web".into();
+    assert_eq!(crate::effective_hostname(&fixture.sandbox, "node-1"), "web");
+}
