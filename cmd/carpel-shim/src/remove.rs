@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use carpel_cgroups::DeleteError;
-use carpel_shim_api::message::{Done, Failure, FailureKind, reply};
+use carpel_shim_api::message::{Done, ExecExited, Failure, FailureKind, event, reply};
 use rustix::fs::AtFlags;
 
-use crate::container::{Caller, Removal, State};
+use crate::container::{Caller, Container, Removal, State};
+use crate::exec::ExecState;
 use crate::failure::failure;
 use crate::pod::Pod;
 use crate::request::{Answer, check_id, signal, wrong_state};
@@ -137,9 +138,10 @@ impl Pod {
         }
         match container.cgroup.delete(Duration::ZERO) {
             Ok(()) => {
-                let id = container.id.clone();
-                self.containers.remove(&key);
-                self.remove_record(&id);
+                if let Some(container) = self.containers.remove(&key) {
+                    self.tell_of_dead_execs(&container);
+                    self.remove_record(&container.id);
+                }
                 self.reply(caller, reply::Body::Done(Done {}));
             }
             Err(DeleteError::Busy { .. }) if Instant::now() < until => {
@@ -150,6 +152,18 @@ impl Pod {
                 container.removal = None;
                 self.fail(caller, failure(FailureKind::Internal, &error));
             }
+        }
+    }
+
+    /// The container's cgroup was empty: execs that are not reaped yet were killed with it, and when
+    /// they are reaped nobody knows any more whose they were.
+    fn tell_of_dead_execs(&mut self, container: &Container) {
+        for exec in container.execs.values().filter(|exec| matches!(exec.state, ExecState::Running)) {
+            self.publish(event::Body::ExecExited(ExecExited {
+                container_id: container.id.clone(),
+                exec_id: exec.id.clone(),
+                exit_code: 128 + SIGKILL,
+            }));
         }
     }
 

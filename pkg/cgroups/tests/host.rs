@@ -1,5 +1,6 @@
 //! On this host's own hierarchies, whatever they are. Needs root. Each test has a parent of its own
 //! and removes it.
+#![allow(clippy::unwrap_used)] // What is not there fails the test.
 
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};

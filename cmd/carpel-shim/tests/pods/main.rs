@@ -5,6 +5,7 @@
 mod attach;
 mod ends;
 mod execs;
+mod figures;
 mod harness;
 mod life;
 mod logs;
