@@ -36,6 +36,7 @@ pub use ports::PortError;
 
 use crate::attachment::{Attachment, Interface};
 use crate::config::{BridgeConfig, Subnet};
+use crate::netlink::conntrack;
 use crate::netlink::route::{self, VethPair};
 use crate::netlink::{Batch, Family, NetlinkError, Socket, accept};
 use crate::record::{BridgeRecord, PortRecord, Record};
@@ -390,10 +391,11 @@ fn close_ports(nft: &mut Socket, record: &BridgeRecord) -> Result<(), NetlinkErr
     match firewall::delete_pod(nft, &record.bridge, &pod_ports) {
         // Half-made, or the table was flushed.
         Err(error) if error.errno() == Some(Errno::NOENT) => {
-            firewall::delete_pod_one_by_one(nft, &record.bridge, &pod_ports)
+            firewall::delete_pod_one_by_one(nft, &record.bridge, &pod_ports)?;
         }
-        outcome => outcome,
+        outcome => outcome?,
     }
+    pod_ports.ips.iter().try_for_each(|ip| conntrack::forget(nft, *ip))
 }
 
 /// Deletes the node's end, and with it the pod's.

@@ -12,6 +12,7 @@
 //! ```
 
 pub(crate) mod attr;
+pub(crate) mod conntrack;
 pub(crate) mod route;
 
 use std::io;

@@ -166,6 +166,7 @@ fn a_udp_client_of_a_host_port_follows_it_to_the_next_pod() {
             client.send(b"hello").unwrap();
             client.recv(&mut [0; 16]).unwrap_or_else(|error| panic!("pod {number}: {error}"));
             network.detach(&id(number)).await.unwrap();
+            network.settle().await;
         }
     });
 }
