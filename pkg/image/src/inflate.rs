@@ -19,7 +19,7 @@ type Sniffed<R> = Chain<Cursor<Vec<u8>>, R>;
 
 enum Decoder<R: BufRead> {
     Plain(Sniffed<R>),
-    Gzip(flate2::bufread::MultiGzDecoder<Sniffed<R>>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Sniffed<R>>>),
     Zstd(zstd::stream::read::Decoder<'static, Sniffed<R>>),
 }
 
@@ -48,7 +48,7 @@ impl<R: BufRead> Inflated<R> {
             || (magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == [0x2a, 0x4d, 0x18]);
         let whole = Cursor::new(magic).chain(input);
         let decoder = if is_gzip {
-            Decoder::Gzip(flate2::bufread::MultiGzDecoder::new(whole))
+            Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(whole)))
         } else if is_zstd {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(whole)?;
             decoder.window_log_max(limits.zstd_window_log)?;

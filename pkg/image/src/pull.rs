@@ -65,7 +65,7 @@ pub enum PullError {
         reference: Reference,
         /// What went wrong.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The manifest or index is malformed, hostile, or has nothing for this machine.
     #[error("manifest of image {reference} is refused")]
@@ -185,7 +185,7 @@ impl Puller {
     /// The whole of one pull.
     async fn run(self: Arc<Self>, key: Key, tracker: Arc<Tracker>) -> Result<Digest, PullError> {
         let Key { reference, platform, auth } = key;
-        let failed = |source| PullError::Registry { reference: reference.clone(), source };
+        let failed = |source| PullError::Registry { reference: reference.clone(), source: Box::new(source) };
         let session = Session::open(&reference, auth, &self.config).await.map_err(failed)?;
         let resolved = resolve::resolve(&session, &reference, &platform, &self.config.limits).await?;
         tracker.stage(PullStage::Fetching);

@@ -174,6 +174,8 @@ pub(crate) struct Store {
     writer: Mutex<index::Index>,
     used_bytes: AtomicU64,
     used_inodes: AtomicU64,
+    // Held while the trash is emptied: two at once would meet each other's half deleted trees.
+    emptying: Mutex<()>,
     /// Set by the first sweep: before it, leases of earlier containers may not be known yet.
     sweeping: AtomicBool,
     wake: Notify,

@@ -33,7 +33,7 @@ pub(super) async fn resolve(
     platform: &Platform,
     limits: &Limits,
 ) -> Result<Resolved, PullError> {
-    let registry = |source| PullError::Registry { reference: reference.clone(), source };
+    let registry = |source| PullError::Registry { reference: reference.clone(), source: Box::new(source) };
     let refused = |source: ManifestError| PullError::Manifest {
         reference: reference.clone(),
         source: Arc::new(source),

@@ -89,6 +89,7 @@ fn open_blocking(root: PathBuf, pinned: Vec<String>) -> Result<Store, OpenError>
         writer: Mutex::new(index),
         used_bytes: AtomicU64::new(0),
         used_inodes: AtomicU64::new(0),
+        emptying: Mutex::new(()),
         sweeping: AtomicBool::new(false),
         wake: Notify::new(),
         _lock: lock,

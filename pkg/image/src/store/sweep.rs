@@ -4,8 +4,8 @@
 //! the index and renamed into `trash/` first, so it can be pulled anew while its old bytes still go.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::index::Change;
 use super::{LayerRecord, Store, StoreError, delete};
@@ -113,6 +113,7 @@ impl Store {
 
     /// Deletes what is in the trash, and returns how much of it resists.
     fn empty_trash(&self) -> Result<usize, StoreError> {
+        let _alone = self.emptying.lock().unwrap_or_else(PoisonError::into_inner);
         let trash = self.layout.trash();
         let folder = std::fs::File::open(&trash)
             .map_err(|error| IoFailure::new("open", self.layout.shown(&trash), error))?;

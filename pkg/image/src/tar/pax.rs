@@ -63,9 +63,8 @@ impl Records {
             b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse_size = Some(decimal(value)?),
             b"GNU.sparse.map" => self.sparse_map = Some(map(value, max_pieces)?),
             b"GNU.sparse.offset" => {
-                if self.pending_offset.replace(decimal(value)?).is_some() {
-                    return None;
-                }
+                let offset = decimal(value)?;
+                return self.pending_offset.replace(offset).is_none().then_some(());
             }
             b"GNU.sparse.numbytes" => {
                 let piece = Piece { offset: self.pending_offset.take()?, length: decimal(value)? };

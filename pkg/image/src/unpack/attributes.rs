@@ -72,14 +72,13 @@ pub(super) fn set_xattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result
     fsetxattr(fd, name, value, XattrFlags::empty())
 }
 
+/// Sets one attribute of the object at hand.
+type SetXattr<'s> = &'s dyn Fn(&CStr, &[u8]) -> Result<(), Errno>;
+
 /// Sets the attributes an image may bring: `user.*` and file capabilities. Everything else speaks to this
 /// host's kernel: `trusted.overlay.*` would redirect lookups in the overlay, `security.*` labels are the
 /// host's policy.
-fn set_xattrs(
-    entry: &Entry,
-    max: usize,
-    set: &dyn Fn(&CStr, &[u8]) -> Result<(), Errno>,
-) -> Result<(), UnpackError> {
+fn set_xattrs(entry: &Entry, max: usize, set: SetXattr<'_>) -> Result<(), UnpackError> {
     let total: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
     if total > max {
         return Err(refused(entry, Refusal::Xattrs));

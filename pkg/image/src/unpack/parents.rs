@@ -37,7 +37,7 @@ pub(crate) fn inherit_parents(
         let failed = |errno| IoFailure::new("set attributes of", shown(&parts), errno);
         fchown(&fd, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).map_err(failed)?;
         fchmod(&fd, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(failed)?;
-        let modified = Timespec { tv_sec: stat.st_mtime as i64, tv_nsec: stat.st_mtime_nsec as i64 };
+        let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as i64 };
         let access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         futimens(&fd, &Timestamps { last_access: access, last_modification: modified }).map_err(failed)?;
     }

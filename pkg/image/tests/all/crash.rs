@@ -48,7 +48,8 @@ async fn a_damaged_index_is_rebuilt() {
     let home = Home::new();
     let before = with_two_images(&home).await;
     let index = home.config.root.join("index.redb");
-    let damages: [(&str, fn(&std::path::Path)); 4] = [
+    type Damage = (&'static str, fn(&std::path::Path));
+    let damages: [Damage; 4] = [
         ("deleted", |path| fs::remove_file(path).unwrap()),
         ("emptied", |path| fs::write(path, "").unwrap()),
         ("garbage", |path| fs::write(path, [0x5a; 70_000]).unwrap()),

@@ -19,7 +19,8 @@ async fn refused(home: &Home, images: &Images, what: &str, tar: Vec<u8>) -> Erro
     let outcome = import(home, images, vec![Layer::new(&tar, Pack::Plain)]).await;
     let error = outcome.expect_err(what);
     home.assert_clean(images).await;
-    println!("{what}: {}", chain(&error));
+    // Every refusal says what was wrong, and where.
+    assert!(chain(&error).contains("layer"), "{what}: {}", chain(&error));
     error.kind()
 }
 

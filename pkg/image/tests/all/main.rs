@@ -2,6 +2,7 @@
 //!
 //! One test program, so that it is linked once. They need root (devices, owners, mounts), the programs
 //! `docker-registry`, `skopeo` and `openssl`, and nothing but the loopback network.
+#![allow(clippy::unwrap_used, reason = "what fails in a test says where")]
 
 mod support;
 

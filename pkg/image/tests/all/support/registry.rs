@@ -20,7 +20,6 @@ const HTPASSWD: &str = "carpel:$2b$05$KN3igGiaF1ikkPIPsOtXk.uzj1Oca6ocFFPsN4Ntla
 pub(crate) struct Registry {
     child: Child,
     port: u16,
-    pub(crate) folder: PathBuf,
 }
 
 /// How a registry is set up.
@@ -74,7 +73,7 @@ impl Registry {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut registry = Registry { child, port, folder: folder.to_owned() };
+        let mut registry = Registry { child, port };
         for _ in 0..500 {
             // Another process may have taken the port in between.
             if registry.child.try_wait().unwrap().is_some() {
