@@ -211,7 +211,7 @@ fn make_once(
     for (level, component) in path.components().enumerate() {
         let above = parent.as_ref().map_or(hierarchy.root(), AsFd::as_fd);
         let existing = if level + 1 == depth { existing } else { Existing::Kept };
-        if hierarchy.is_v2() {
+        if hierarchy.is_v2() && !hierarchy.controllers().is_empty() {
             hand_down_controllers(above)?;
         }
         let now = match &here {

@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 
 use carpel_shim_api::message::{Attach, FailureKind, Resize, reply, request};
 
-use crate::harness::{Daemon, Pod, container, read_all, read_until, until};
+use crate::daemon::Daemon;
+use crate::harness::{Pod, container, read_all, read_until, until};
 
 fn attach(daemon: &mut Daemon, streams: [bool; 3]) -> Vec<OwnedFd> {
     let [stdin, stdout, stderr] = streams;

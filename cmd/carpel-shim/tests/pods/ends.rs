@@ -9,7 +9,8 @@ use carpel_shim_api::plan::PidNamespace;
 use carpel_shim_api::record::SOCKET_NAME;
 use rustix::process::{Signal, kill_process};
 
-use crate::harness::{Daemon, Pod, container, is_alive, until};
+use crate::daemon::Daemon;
+use crate::harness::{Pod, container, is_alive, until};
 
 #[test]
 fn a_daemon_that_was_away_finds_everything_in_the_snapshot() {
@@ -228,4 +229,27 @@ fn a_running_shim_is_small() {
     pod.daemon.exit_of("c1");
     pod.daemon.done(request::Body::Delete(container("c1")));
     pod.shut_down();
+}
+
+#[test]
+fn a_shim_lives_in_the_cgroup_that_it_is_given_and_its_containers_do_not() {
+    let own = format!("/carpel-test-shims-{}", std::process::id());
+    let path = carpel_cgroups::CgroupPath::parse(&own).expect("a path");
+    let mut pods = [
+        Pod::start_with(|plan| plan.shim_cgroup = own.clone()),
+        Pod::start_with(|plan| plan.shim_cgroup = own.clone()),
+    ];
+    let cgroup = carpel_cgroups::Cgroup::open(crate::harness::tree(), &path).expect("the shims' cgroup");
+    for pod in &mut pods {
+        let create = pod.shell("c1", "sleep 1000");
+        let pid = pod.run(create);
+        let places = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("cgroups");
+        let hierarchies = crate::harness::tree().hierarchies().len();
+        let shims = places(pod.shim_pid()).lines().filter(|l| l.ends_with(&own)).count();
+        assert_eq!(shims, hierarchies);
+        let inside = pod.cgroup_path("c1").to_string();
+        assert_eq!(places(pid).lines().filter(|l| l.ends_with(&inside)).count(), hierarchies);
+        pod.shut_down();
+    }
+    cgroup.delete(std::time::Duration::from_secs(10)).expect("it is empty and ours to remove");
 }

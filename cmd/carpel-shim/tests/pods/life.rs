@@ -3,7 +3,8 @@
 use carpel_shim_api::message::{ContainerState, FailureKind, Kill, PullDown, Update, request};
 use carpel_shim_api::plan::Resources;
 
-use crate::harness::{Daemon, Pod, container, is_alive, until};
+use crate::daemon::Daemon;
+use crate::harness::{Pod, container, is_alive, until};
 
 #[test]
 fn a_container_runs_and_its_end_is_told_once_its_record_is_written() {

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr)] // A failed test says what it left, a measurement what it measured.
 
 mod attach;
+mod daemon;
 mod ends;
 mod execs;
 mod figures;
