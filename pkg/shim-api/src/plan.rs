@@ -12,7 +12,7 @@ pub struct SandboxPlan {
     /// The pod's id, 64 lower-case hex digits.
     #[prost(string, tag = "1")]
     pub pod_id: String,
-    /// The pod's folder on tmpfs: socket, exit records, mount point of the pod's `/dev/shm`.
+    /// The pod's folder on tmpfs: socket, exit records.
     #[prost(string, tag = "2")]
     pub pod_dir: String,
     /// The host's UTS namespace instead of one of the pod's own.

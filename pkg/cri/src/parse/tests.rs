@@ -234,6 +234,7 @@ fn paths_that_lead_elsewhere_are_refused() {
 }
 
 #[test]
+#[expect(deprecated, reason = "old clients still fill these in")]
 fn profiles_come_in_two_forms() {
     let profile = |profile: Option<v1::SecurityProfile>, old: &str| {
         container_config(security(|context| {

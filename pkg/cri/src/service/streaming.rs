@@ -18,8 +18,8 @@ impl RuntimeServer {
         request: Request<v1::ExecRequest>,
     ) -> Result<Response<v1::ExecResponse>, Status> {
         let request = request.into_inner();
-        let streams = streams(request.stdin, request.stdout, request.stderr, request.tty)
-            .map_err(|error| error.to_status())?;
+        let (stdin, stdout, stderr, tty) = (request.stdin, request.stdout, request.stderr, request.tty);
+        let streams = checked(Streams { stdin, stdout, stderr, tty }).map_err(|error| error.to_status())?;
         if request.cmd.is_empty() {
             return Err(invalid("cmd", "is required").to_status());
         }
@@ -38,8 +38,8 @@ impl RuntimeServer {
         // Whether there is a terminal is the container's to say, whatever the client believes.
         let tty = container.config.terminal == Terminal::Pty;
         let stdin = request.stdin && container.config.stdin != StdinMode::Closed;
-        let streams = streams(stdin, request.stdout || tty, request.stderr && !tty, tty)
-            .map_err(|error| error.to_status())?;
+        let (stdout, stderr) = (request.stdout || tty, request.stderr && !tty);
+        let streams = checked(Streams { stdin, stdout, stderr, tty }).map_err(|error| error.to_status())?;
         let target = AttachTarget { container: container.id.to_string(), streams };
         let url = self.streaming.attach(target).map_err(|error| error.to_status())?;
         Ok(Response::new(v1::AttachResponse { url }))
@@ -70,14 +70,14 @@ impl RuntimeServer {
 }
 
 /// A terminal has no stderr of its own, and a session without any stream has no use.
-fn streams(stdin: bool, stdout: bool, stderr: bool, tty: bool) -> Result<Streams, Invalid> {
-    if tty && stderr {
+fn checked(streams: Streams) -> Result<Streams, Invalid> {
+    if streams.tty && streams.stderr {
         return Err(invalid("stderr", "cannot be had together with tty: a terminal has one output"));
     }
-    if !(stdin || stdout || stderr) {
+    if !(streams.stdin || streams.stdout || streams.stderr) {
         return Err(invalid("stdin", "or stdout or stderr is required"));
     }
-    Ok(Streams { stdin, stdout, stderr, tty })
+    Ok(streams)
 }
 
 #[cfg(test)]
@@ -86,8 +86,12 @@ mod tests {
 
     #[test]
     fn a_session_has_streams_and_a_terminal_one_output() {
-        assert!(streams(true, true, false, true).is_ok());
-        assert_eq!(streams(true, true, true, true).unwrap_err().field, "stderr");
-        assert_eq!(streams(false, false, false, false).unwrap_err().field, "stdin");
+        let none = Streams { stdin: false, stdout: false, stderr: false, tty: false };
+        assert!(checked(Streams { stdin: true, stdout: true, tty: true, ..none }).is_ok());
+        assert_eq!(
+            checked(Streams { stdout: true, stderr: true, tty: true, ..none }).unwrap_err().field,
+            "stderr"
+        );
+        assert_eq!(checked(none).unwrap_err().field, "stdin");
     }
 }

@@ -154,7 +154,7 @@ impl Reader {
         // Read in any case: the compression's state goes on from here.
         let headers = self.headers.read(block)?;
         // Clients number their streams oddly (draft 3.1, section 2.3.2).
-        if stream % 2 == 0 || self.open.contains_key(&stream) || self.open.len() >= STREAMS_MAX {
+        if stream.is_multiple_of(2) || self.open.contains_key(&stream) || self.open.len() >= STREAMS_MAX {
             self.order(Write::Reset { stream, status: REFUSED_STREAM }).await;
             return Ok(());
         }
