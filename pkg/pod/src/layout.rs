@@ -3,7 +3,7 @@
 //! ```text
 //!  <root>/pods/<id>.json            identity record             <state>/pods/<id>/shim.sock
 //!  <root>/containers/<id>/container.json                                        /shim.log
-//!                        /upper  /work  /volumes/<n>                            /exits/<container>
+//!                        /config.json /upper  /work  /volumes/<n>                            /exits/<container>
 //!  <root>/quarantine/   damaged records                                         /resolv.conf  /hostname
 //!  <root>/trash/        to be deleted, off every path
 //! ```
@@ -62,6 +62,10 @@ impl Layout {
 
     pub(crate) fn container_record(&self, id: &ContainerId) -> PathBuf {
         self.container(id).join("container.json")
+    }
+
+    pub(crate) fn runtime_spec(&self, id: &ContainerId) -> PathBuf {
+        self.container(id).join("config.json")
     }
 
     pub(crate) fn upper(&self, id: &ContainerId) -> PathBuf {

@@ -110,6 +110,14 @@ impl Pods {
         self.shared.catalog.containers_of(pod)
     }
 
+    /// A container's plan as an OCI runtime spec in JSON, for people; `None` if the container or its
+    /// file is not there.
+    pub async fn runtime_spec(&self, id: &str) -> Option<String> {
+        let container = self.find_container(id).ok()?;
+        let path = self.shared.layout.runtime_spec(&container.id);
+        tokio::task::spawn_blocking(move || std::fs::read_to_string(path).ok()).await.ok()?
+    }
+
     /// What happens from now on.
     #[must_use]
     pub fn events(&self) -> EventStream {

@@ -106,6 +106,18 @@ impl Drop for NameGuard<'_> {
     }
 }
 
+/// What is known about a pod when its sandbox is planned.
+pub(crate) fn pod_facts(shared: &Shared, id: &PodId) -> PodFacts {
+    PodFacts {
+        pod_id: id.to_string(),
+        pod_dir: shared.layout.pod_dir(id).display().to_string(),
+        shm_size_bytes: SHM_BYTES,
+        shim_cgroup: shared.config.shim_cgroup.clone(),
+        shim_oom_score_adj: shared.node.shim_oom_score_adj,
+        unprivileged: UnprivilegedNetwork::PortsAndPing,
+    }
+}
+
 async fn run(shared: Arc<Shared>, id: PodId, config: Arc<SandboxConfig>) -> Result<PodId, RunError> {
     let reserved = Reserved::plan(shared, id, config)?;
     let recorded = reserved.record().await?;
@@ -142,14 +154,7 @@ struct Equipped {
 impl Reserved {
     fn plan(shared: Arc<Shared>, id: PodId, config: Arc<SandboxConfig>) -> Result<Reserved, RunError> {
         let refused = |err: PlanError| RunError::Plan { id: id.clone(), source: Arc::new(err) };
-        let facts = PodFacts {
-            pod_id: id.to_string(),
-            pod_dir: shared.layout.pod_dir(&id).display().to_string(),
-            shm_size_bytes: SHM_BYTES,
-            shim_cgroup: shared.config.shim_cgroup.clone(),
-            shim_oom_score_adj: shared.node.shim_oom_score_adj,
-            unprivileged: UnprivilegedNetwork::PortsAndPing,
-        };
+        let facts = pod_facts(&shared, &id);
         let plan = carpel_spec::sandbox_plan(&config, &facts).map_err(refused)?;
         let sysctls = carpel_spec::network_sysctls(&config, &facts).map_err(refused)?;
         // A parent that no container can be put below is refused here already.

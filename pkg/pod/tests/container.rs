@@ -16,8 +16,9 @@ use carpel_pod::{
 };
 use carpel_spec::config::{PidMode, Resources};
 use machine::{
-    Machine, PATIENCE, cgroups_of, host_network, is_alive, kill, on_machine, sandbox, shell, until,
+    Machine, PATIENCE, cgroups_of, host_network, is_alive, kill, on_machine, sandbox, send, shell, until,
 };
+use nix::sys::signal::Signal;
 
 /// Sleeps until it is killed, and does not hear SIGTERM.
 const DEAF: &str = "trap '' TERM; while :; do sleep 1; done";
@@ -43,6 +44,8 @@ fn a_container_runs_logs_and_exits() {
         assert_eq!(created.state, ContainerState::Created);
         assert!(created.image_id.starts_with("sha256:") && !created.image_ref.is_empty());
         assert_eq!(created.stop_signal, "SIGTERM");
+        let spec = until("the spec is there", async || machine.pods().runtime_spec(id.as_str()).await).await;
+        assert!(spec.contains("echo hello"), "{spec}");
         machine.pods().start_container(id.as_str()).await.unwrap();
         let exit = machine.exit(&id).await;
         assert_eq!((exit.code, exit.reason), (7, ExitReason::Error));
@@ -296,6 +299,45 @@ fn a_restart_after_the_shim_was_killed_ends_what_it_ran() {
         machine.start().await;
         assert_eq!(machine.exit(&running).await.code, 137);
         assert!(!is_alive(pid));
+        machine
+    });
+}
+
+#[test]
+fn a_silent_shim_holds_up_nothing_but_its_own_pod() {
+    on_machine(|mut machine: Machine| async move {
+        let silent = pod(&machine).await;
+        let other = machine.host_pod("other").await;
+        let of_silent = machine.started(&silent, "a", POLITE).await;
+        let of_other = machine.started(&other, "a", POLITE).await;
+        let running = machine.container(&of_silent).state.clone();
+        let shim = machine.pods().find_pod(silent.as_str()).unwrap().shim_pid.unwrap();
+        machine.crash().await;
+        send(shim, Signal::SIGSTOP);
+        machine.start().await;
+        assert_eq!(machine.container(&of_silent).state, ContainerState::Unknown);
+        assert!(matches!(machine.container(&of_other).state, ContainerState::Running { .. }));
+        machine.pods().stop_container(of_other.as_str(), PATIENCE).await.unwrap();
+        send(shim, Signal::SIGCONT);
+        until("the shim has told", async || (machine.container(&of_silent).state == running).then_some(()))
+            .await;
+        machine.pods().stop_container(of_silent.as_str(), PATIENCE).await.unwrap();
+        assert_eq!(machine.exit(&of_silent).await.code, 3);
+        machine
+    });
+}
+
+#[test]
+fn a_pod_whose_shim_hangs_can_be_removed() {
+    on_machine(|machine| async move {
+        let pod = pod(&machine).await;
+        let id = machine.started(&pod, "a", DEAF).await;
+        let (pid, shim) =
+            (machine.pid(&id), machine.pods().find_pod(pod.as_str()).unwrap().shim_pid.unwrap());
+        send(shim, Signal::SIGSTOP);
+        machine.pods().stop(pod.as_str()).await.unwrap();
+        assert!(!is_alive(pid) && !is_alive(shim));
+        assert_eq!(machine.exit(&id).await.code, 137);
         machine
     });
 }

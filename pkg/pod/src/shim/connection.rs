@@ -374,3 +374,6 @@ fn deliver(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ use carpel_spec::config::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
+    sys::signal::Signal,
 };
 use sha2::{Digest, Sha256};
 
@@ -301,8 +302,11 @@ pub(crate) fn shell(name: &str, script: &str) -> ContainerConfig {
 }
 
 pub(crate) fn kill(pid: i32) {
-    let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    send(pid, Signal::SIGKILL);
+}
+
+pub(crate) fn send(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
 /// Whether a process is there and not merely waiting to be reaped.

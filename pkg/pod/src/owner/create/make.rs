@@ -11,7 +11,7 @@ use std::{
 use carpel_image::{ChainId, Image};
 use carpel_shim_api::message::{Create, Created};
 use carpel_spec::{
-    ContainerInput, NodeFacts, PlanError, PlannedContainer, SeccompInput, SeccompNeed,
+    ContainerInput, NodeFacts, PlanError, PlannedContainer, RuntimeSpecFacts, SeccompInput, SeccompNeed,
     config::{ContainerConfig, MountSource, SandboxConfig, SecurityProfile, StdinMode},
     input::{PodFiles, RootfsInput},
     seccomp,
@@ -26,6 +26,7 @@ use crate::{
     pods::Shared,
     profile::{self, Key},
     record::{self, ContainerRecord, NewContainerRecord},
+    run::pod_facts,
     shim::Shim,
 };
 
@@ -231,9 +232,35 @@ impl Recorded {
             stdin_once: config.stdin == StdinMode::Once,
         };
         match shim.create(request).await {
-            Ok(created) => Ok(self.into_container(created)),
+            Ok(created) => {
+                self.write_runtime_spec(&created);
+                Ok(self.into_container(created))
+            }
             Err(err) => Err(self.fail(err).await),
         }
+    }
+
+    /// For people who inspect the container; nothing depends on it, so nothing waits for it.
+    fn write_runtime_spec(&self, created: &Created) {
+        let Wanted { shared, id, pod_id, sandbox, .. } = &self.wanted;
+        let (plan, path) = (self.planned.plan.clone(), shared.layout.runtime_spec(id));
+        let (sandbox, user) = (Arc::clone(sandbox), created.user.clone());
+        let pod_facts = pod_facts(shared, pod_id);
+        let netns = shared.catalog.find_pod(pod_id.as_str()).ok().and_then(|(pod, _)| pod.netns.clone());
+        tokio::task::spawn_blocking(move || {
+            // What could be planned when the pod was made can be planned again.
+            let Ok(sandbox) = carpel_spec::sandbox_plan(&sandbox, &pod_facts) else { return };
+            let netns = netns.map(|path| path.display().to_string());
+            let facts = RuntimeSpecFacts { network_namespace: netns.as_deref(), user: user.as_ref() };
+            let json = carpel_spec::runtime_spec_json(&plan, &sandbox, facts);
+            let written = json.map_err(io::Error::from).and_then(|json| fs::write(&path, json.to_string()));
+            match written {
+                // The container was removed meanwhile.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                Err(err) => tracing::warn!(path = %path.display(), %err, "writing a runtime spec failed"),
+                Ok(()) => {}
+            }
+        });
     }
 
     /// Undoes what there is by now.
