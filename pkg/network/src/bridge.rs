@@ -40,7 +40,7 @@ use crate::netlink::conntrack;
 use crate::netlink::route::{self, VethPair};
 use crate::netlink::{Batch, Family, NetlinkError, Socket, accept};
 use crate::record::{BridgeRecord, PortRecord, Record};
-use crate::request::{AttachRequest, DnsConfig, PortMapping};
+use crate::request::{AttachRequest, DnsConfig, PortMapping, Protocol};
 
 /// The pod's interface.
 const POD_INTERFACE: &str = "eth0";
@@ -266,9 +266,9 @@ impl Bridge {
                 },
             );
             host.route.execute(batch).map_err(netlink)?;
-            host::veth_settings(&record.veth).map_err(host_error)?;
+            let kernel_has_ipv6 = host::veth_settings(&record.veth).map_err(host_error)?;
             let mut batch = Batch::default();
-            route::set_port_up(&mut batch, &record.veth);
+            route::set_port_up(&mut batch, &record.veth, kernel_has_ipv6);
             host.route.execute(batch).map_err(netlink)?;
             self.open_ports(&mut host, pod, record)?;
         }
@@ -395,7 +395,11 @@ fn close_ports(nft: &mut Socket, record: &BridgeRecord) -> Result<(), NetlinkErr
         }
         outcome => outcome?,
     }
-    pod_ports.ips.iter().try_for_each(|ip| conntrack::forget(nft, *ip))
+    // Only UDP has no end of its own; the walk over all connections takes about a millisecond.
+    match ports.iter().any(|port| port.protocol == Protocol::Udp) {
+        true => pod_ports.ips.iter().try_for_each(|ip| conntrack::forget(nft, *ip)),
+        false => Ok(()),
+    }
 }
 
 /// Deletes the node's end, and with it the pod's.

@@ -203,7 +203,16 @@ fn router_advertisements_of_pods_count_nowhere() {
         let veth = format!("veth{}", &id(1)[..11]);
         assert_eq!([setting("carpelt0"), setting(&veth)], ["0", "0"]);
         assert_eq!(inside(&pod.netns, || setting("eth0")), "0");
+        // Nor does the node have an address of its own on the pod's device, once it has had time for it.
+        echo_until_up(&pod);
+        assert!(!run("ip", &["-6", "-br", "addr", "show", "dev", &veth]).contains("fe80"));
     });
+}
+
+/// Traffic over the pod's device: both ends are up and the kernel has done what it does then.
+fn echo_until_up(pod: &Attachment) {
+    serve(Some(&pod.netns), at(pod.ips[1], 7000), "pod");
+    expect_answer(None, at(pod.ips[1], 7000), "pod fd00:250::1");
 }
 
 #[test]

@@ -241,15 +241,14 @@ fn forwarding(config: &BridgeConfig) -> Result<(), HostError> {
     Ok(())
 }
 
-/// What the pod's device on the node needs.
-pub(super) fn veth_settings(veth: &str) -> Result<(), HostError> {
+/// What the pod's device on the node needs before it is switched on. Whether the kernel has IPv6.
+pub(super) fn veth_settings(veth: &str) -> Result<bool, HostError> {
     let v6 = Path::new("/proc/sys/net/ipv6/conf").join(veth);
-    if v6.exists() {
-        // A bridge's port has no business of its own with IPv6; both settings say so.
+    let kernel_has_ipv6 = v6.exists();
+    if kernel_has_ipv6 {
         write(&v6.join("accept_ra"), "0")?;
-        write(&v6.join("disable_ipv6"), "1")?;
     }
-    Ok(())
+    Ok(kernel_has_ipv6)
 }
 
 fn write(path: &Path, value: &'static str) -> Result<(), HostError> {

@@ -31,6 +31,9 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const BRIDGE_MODE_HAIRPIN: u8 = 1;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
 
@@ -133,8 +136,10 @@ pub(crate) fn set_up(batch: &mut Batch, index: u32) {
 }
 
 /// Switches a bridge's port on, and has it send frames back where they came from: with br_netfilter a pod
-/// that calls its own host port is answered by the bridge and not by routing, out of the same port.
-pub(crate) fn set_port_up(batch: &mut Batch, name: &str) {
+/// that calls its own host port is answered by the bridge and not by routing, out of the same port. On a
+/// kernel with IPv6 the port gets no address of its own: it has no business with it. (The sysctl
+/// `disable_ipv6` would say the same, but its write spins for as long as anybody holds the RTNL.)
+pub(crate) fn set_port_up(batch: &mut Batch, name: &str, kernel_has_ipv6: bool) {
     batch.push(RTM_NEWLINK, NLM_F_ACK, format!("switch on device {name}"), |w| {
         link_header(w, 0, IFF_UP);
         w.text(IFLA_IFNAME, name);
@@ -142,6 +147,11 @@ pub(crate) fn set_port_up(batch: &mut Batch, name: &str) {
             w.text(IFLA_INFO_SLAVE_KIND, "bridge");
             w.nest(IFLA_INFO_SLAVE_DATA, |w| w.bytes(IFLA_BRPORT_MODE, &[BRIDGE_MODE_HAIRPIN]));
         });
+        if kernel_has_ipv6 {
+            w.nest(IFLA_AF_SPEC, |w| {
+                w.nest(u16::from(AF_INET6), |w| w.bytes(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]));
+            });
+        }
     });
 }
 
