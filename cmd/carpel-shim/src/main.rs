@@ -15,6 +15,8 @@ fn main() -> ExitCode {
     if flag != "--pod-dir" {
         return usage();
     }
+    // It runs from a memory file, whose name is what `ps` and `top` would show. A failure spoils only that.
+    let _shown_as_memfd = rustix::thread::set_name(c"carpel-shim");
     match carpel_shim::run(PathBuf::from(dir)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
