@@ -9,13 +9,15 @@ use crate::kernel;
 
 /// Everything that mentions a daemon's folder, hangs on its bridge or speaks of an address of its subnet.
 ///
-/// The bridge itself and the table of its subnet are not leftovers: they are the node's, not a pod's.
+/// The bridge itself, the table of its subnet and the folder of namespaces, which is a mount of its own as that of ip(8)
+/// is, are not leftovers: they are the node's, not a pod's.
 pub fn leftovers(folder: &str, bridge: &str, subnet_prefix: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (pid, command) in kernel::processes_mentioning(folder) {
         found.push(format!("process {pid}: {command}"));
     }
-    for mount in kernel::mounts_mentioning(folder) {
+    let namespaces = Path::new(folder).join("netns");
+    for mount in kernel::mounts_mentioning(folder).into_iter().filter(|mount| *mount != namespaces) {
         found.push(format!("mount {}", mount.display()));
     }
     for link in ports_of(bridge) {
@@ -33,7 +35,7 @@ pub fn leftovers(folder: &str, bridge: &str, subnet_prefix: &str) -> Vec<String>
 }
 
 /// Kills the processes, unmounts the mounts and deletes the interfaces that a failed test left; and, after any test, what
-/// a daemon keeps for the node: its bridge and its firewall table.
+/// a daemon keeps for the node: its bridge, its firewall table, its folder of namespaces.
 pub fn remove_by_force(mentions: &[&str], bridge: &str) {
     // Twice: a shim that dies first leaves its containers, which show by their cgroup.
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! One `carpeld` with everything of its own: root, state, socket, shim binary, bridge, subnet, cgroup parent.
+//! One `carpeld` with everything of its own: root, state, socket, bridge, subnet, cgroup parent.
 //!
 //! It can be killed, ended and started again on the same folders; pods survive that, as they do on a node.
 
@@ -112,12 +112,12 @@ impl Daemon {
         let slot = Slot::take();
         let folder = tempfile::Builder::new().prefix("carpel-e2e-").tempdir().expect("temporary folder");
         let root = options.root.clone().unwrap_or_else(|| folder.path().join("root"));
-        for part in ["bin", "certs.d", "conf.d", "logs", "netns"] {
+        for part in ["certs.d", "conf.d", "logs", "netns"] {
             fs::create_dir(folder.path().join(part)).expect("make the daemon's folders");
         }
-        // A copy of its own, so that a process can be told to be of this daemon by its executable.
-        fs::copy(program("carpel-shim"), folder.path().join("bin/carpel-shim")).expect("copy the shim");
-        let parent = CgroupParent::create(&format!("carpel-e2e-{}-{}", slot.number, std::process::id()));
+        // Named like the folder, which no other daemon ever has: what a failed test left in its cgroups stays its own.
+        let name = folder.path().file_name().expect("a temporary folder has a name").to_string_lossy();
+        let parent = CgroupParent::create(&name);
         let text = config_text(&slot, folder.path(), &parent, &options);
         fs::write(folder.path().join("config.toml"), text).expect("write the config");
         fs::write(folder.path().join("conf.d/test.toml"), &options.config)
@@ -234,10 +234,10 @@ impl Daemon {
         lines[lines.len().saturating_sub(120)..].join("\n")
     }
 
-    /// The processes that run this daemon's copy of the shim.
+    /// The shims of its pods, by the folder on their command line.
     pub fn shims(&self) -> Vec<u32> {
-        let shim = self.folder.path().join("bin/carpel-shim").to_string_lossy().into_owned();
-        kernel::processes_mentioning(&shim).into_iter().map(|(pid, _)| pid).collect()
+        let command = format!("carpel-shim --pod-dir {}/", self.state().display());
+        kernel::processes_mentioning(&command).into_iter().map(|(pid, _)| pid).collect()
     }
 
     /// A pod with a network of its own and a log folder.
@@ -255,7 +255,7 @@ impl Daemon {
             hostname: name.to_owned(),
             log_directory: logs.to_string_lossy().into_owned(),
             linux: Some(v1::LinuxPodSandboxConfig {
-                cgroup_parent: self.parent.path(),
+                cgroup_parent: self.parent.pod(name),
                 security_context: Some(v1::LinuxSandboxSecurityContext {
                     namespace_options: Some(v1::NamespaceOption {
                         pid: v1::NamespaceMode::Container.into(),
@@ -353,10 +353,9 @@ fn config_text(slot: &Slot, folder: &Path, cgroups: &CgroupParent, options: &Opt
         ),
     };
     format!(
-        "[log]\nlevel = \"debug\"\n[image]\ncerts_d = [{:?}]\n[runtime]\nshim = {:?}\n\
+        "[log]\nlevel = \"debug,h2=info,hyper=info,hyper_util=info,rustls=info\"\n[image]\ncerts_d = [{:?}]\n\
          [cgroups]\nparent = {:?}\nshims = {:?}\n[network]\nnetns_dir = {:?}\n{network}",
         folder.join("certs.d"),
-        folder.join("bin/carpel-shim"),
         cgroups.default_pods(),
         cgroups.shims(),
         folder.join("netns"),

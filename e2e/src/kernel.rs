@@ -78,7 +78,7 @@ pub fn status_field(pid: u32, field: &str) -> String {
     line.unwrap_or_else(|| panic!("no {field} in /proc/{pid}/status")).trim().to_owned()
 }
 
-/// The processes of the machine that have `part` in their command line, executable or cgroup path.
+/// The living processes of the machine that have `part` in their command line, executable or cgroup path.
 pub fn processes_mentioning(part: &str) -> Vec<(u32, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc can be listed").flatten() {
@@ -88,6 +88,11 @@ pub fn processes_mentioning(part: &str) -> Vec<(u32, String)> {
         }
         // A process that ends while it is looked at mentions nothing.
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        // A zombie holds nothing but its number until its parent, perhaps a slow process 1, reaps it.
+        let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+        if stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('Z')) {
+            continue;
+        }
         let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
         let cgroup = String::from_utf8_lossy(&read("cgroup")).into_owned();
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
@@ -214,21 +219,32 @@ impl CgroupParent {
     /// Makes it; the name must be unique on the machine.
     pub fn create(name: &str) -> Self {
         let parent = Self { name: name.to_owned() };
-        for folder in parent.folders() {
+        parent.make(name);
+        parent
+    }
+
+    /// Makes a cgroup for one pod below it, or finds it made; returns the path that `cgroup_parent` wants.
+    pub fn pod(&self, name: &str) -> String {
+        let path = format!("{}/pod-{name}", self.name);
+        self.make(&path);
+        format!("/{path}")
+    }
+
+    fn make(&self, path: &str) {
+        for folder in hierarchy_roots().into_iter().map(|root| root.join(path)) {
             fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("mkdir {}: {error}", folder.display()));
             // A v1 cpuset is born empty and takes no process until it has both.
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 let above = folder.parent().expect("below the hierarchy's root").join(file);
                 if is_cgroup_v1() && above.exists() {
-                    let value = fs::read(&above).expect("read the root cpuset");
+                    let value = fs::read(&above).expect("read the cpuset above");
                     fs::write(folder.join(file), value).expect("fill the cpuset");
                 }
             }
         }
-        parent
     }
 
-    /// The path in a hierarchy, as `cgroup_parent` wants it.
+    /// Its path in a hierarchy.
     pub fn path(&self) -> String {
         format!("/{}", self.name)
     }
@@ -246,10 +262,15 @@ impl CgroupParent {
     /// Removes it; returns the folders that would not go, because something is left in them.
     pub fn remove(&self) -> Vec<PathBuf> {
         let mut left = Vec::new();
-        for folder in self.folders().into_iter().filter(|folder| folder.exists()) {
-            for kept in ["default", "shims"] {
-                // Absent where the daemon had no use for it; what is in it shows below.
-                fs::remove_dir(folder.join(kept)).unwrap_or_default();
+        let folders = hierarchy_roots().into_iter().map(|root| root.join(&self.name));
+        for folder in folders.filter(|folder| folder.exists()) {
+            // Those of the pods are made here, the two others by the daemon, which keeps them.
+            for below in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let name = below.file_name().to_string_lossy().into_owned();
+                if name.starts_with("pod-") || name == "default" || name == "shims" {
+                    // What is in it shows below.
+                    fs::remove_dir(below.path()).unwrap_or_default();
+                }
             }
             if fs::remove_dir(&folder).is_err() {
                 walk(&folder, &mut |below| left.push(below.to_owned()));
@@ -258,14 +279,15 @@ impl CgroupParent {
         }
         left
     }
+}
 
-    fn folders(&self) -> Vec<PathBuf> {
-        let base = Path::new("/sys/fs/cgroup");
-        if !is_cgroup_v1() {
-            return vec![base.join(&self.name)];
-        }
-        let hierarchies = fs::read_dir(base).expect("cgroups are mounted").flatten();
-        let folders = hierarchies.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        folders.map(|entry| entry.path().join(&self.name)).collect()
+/// The root of every hierarchy.
+fn hierarchy_roots() -> Vec<PathBuf> {
+    let base = Path::new("/sys/fs/cgroup");
+    if !is_cgroup_v1() {
+        return vec![base.to_owned()];
     }
+    let hierarchies = fs::read_dir(base).expect("cgroups are mounted").flatten();
+    let folders = hierarchies.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).collect()
 }
