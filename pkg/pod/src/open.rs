@@ -26,7 +26,7 @@ use std::{
 
 use carpel_image::{ChainId, Images};
 use carpel_network::Network;
-use carpel_shim_api::message::SnapshotReply;
+use carpel_shim_api::message::{FailureKind, SnapshotReply};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +59,12 @@ use crate::{
 const MEET_MAX: Duration = Duration::from_secs(1);
 /// How long opening waits for pods that are not clear; they are taken over when they are.
 const OPEN_MAX: Duration = Duration::from_secs(2);
+/// How long an unrecorded container may take to die.
+const END_MAX: Duration = Duration::from_secs(30);
+/// Between two looks whether it has.
+const END_PAUSE: Duration = Duration::from_millis(50);
+/// signal(7).
+const SIGKILL: i32 = 9;
 
 /// What the disk says.
 #[derive(Debug, Default)]
@@ -208,11 +214,27 @@ fn forget_unknown(shim: &Arc<Shim>, snapshot: &SnapshotReply, containers: &[Cont
         let Ok(id) = ContainerId::try_from(known.container_id.clone()) else { continue };
         let shim = Arc::clone(shim);
         tokio::spawn(async move {
-            if let Err(err) = shim.delete(&id).await {
+            if let Err(err) = end_container(&shim, &id).await {
                 let err = &err as &dyn std::error::Error;
                 tracing::warn!(container_id = %id, err, "deleting an unrecorded container failed");
             }
         });
+    }
+}
+
+/// Kills a container and deletes it as soon as it is dead.
+async fn end_container(shim: &Shim, id: &ContainerId) -> Result<(), ShimError> {
+    let end = tokio::time::Instant::now() + END_MAX;
+    shim.kill(id, SIGKILL, true).await?;
+    loop {
+        match shim.delete(id).await {
+            Err(ShimError::Refused { kind: FailureKind::WrongState, .. })
+                if tokio::time::Instant::now() < end =>
+            {
+                tokio::time::sleep(END_PAUSE).await;
+            }
+            other => return other,
+        }
     }
 }
 

@@ -328,6 +328,27 @@ fn a_silent_shim_holds_up_nothing_but_its_own_pod() {
 }
 
 #[test]
+fn a_container_whose_record_is_damaged_is_ended() {
+    on_machine(|mut machine: Machine| async move {
+        let pod = pod(&machine).await;
+        let damaged = machine.started(&pod, "damaged", DEAF).await;
+        let other = machine.started(&pod, "other", DEAF).await;
+        let pid = machine.pid(&damaged);
+        machine.crash().await;
+        let folder = machine.path(&format!("root/containers/{damaged}"));
+        fs::write(folder.join("container.json"), "{").unwrap();
+        machine.start().await;
+        until("it is dead and gone", async || (!is_alive(pid) && !folder.exists()).then_some(())).await;
+        assert!(machine.pods().find_container(damaged.as_str()).is_err());
+        assert!(is_alive(machine.pid(&other)));
+        assert_eq!(fs::read_dir(machine.path("root/quarantine")).unwrap().count(), 1);
+        // Its name is free.
+        machine.started(&pod, "damaged", "exit 0").await;
+        machine
+    });
+}
+
+#[test]
 fn a_pod_whose_shim_hangs_can_be_removed() {
     on_machine(|machine| async move {
         let pod = pod(&machine).await;
