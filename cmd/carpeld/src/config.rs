@@ -255,7 +255,7 @@ impl Default for Bridge {
     fn default() -> Self {
         Bridge {
             bridge: "carpel0".into(),
-            subnets: vec!["10.88.0.0/16".into(), "fd00:ca12:9e1::/64".into()],
+            subnets: vec!["10.117.0.0/16".into(), "fdca:47be:117::/64".into()],
             masquerade: true,
             mtu: 0,
             ip_forward: true,
