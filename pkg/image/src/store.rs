@@ -178,7 +178,8 @@ pub(crate) struct Store {
     emptying: Mutex<()>,
     /// Set by the first sweep: before it, leases of earlier containers may not be known yet.
     sweeping: AtomicBool,
-    wake: Notify,
+    /// Woken when something became free, and when the store goes.
+    wake: Arc<Notify>,
     // Held for its flock.
     _lock: std::fs::File,
 }
@@ -244,6 +245,16 @@ impl Store {
         self.layout.diff(layer)
     }
 
+    /// What the index should hold.
+    fn everything(&self) -> index::Change {
+        let state = self.state();
+        index::Change {
+            put_images: state.records.values().cloned().collect(),
+            put_layers: state.layers.values().cloned().collect(),
+            ..index::Change::default()
+        }
+    }
+
     fn account(&self, bytes: u64, inodes: u64) {
         self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.used_inodes.fetch_add(inodes, Ordering::Relaxed);
@@ -261,6 +272,13 @@ impl Store {
                 None => name == pattern,
             })
         })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // The sweeper finds the store gone and ends.
+        self.wake.notify_one();
     }
 }
 

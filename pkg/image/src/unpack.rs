@@ -71,7 +71,7 @@ pub(crate) enum Refusal {
     Nul,
     #[error("path is deeper than the limit")]
     Deep,
-    #[error("a name is longer than 255 bytes")]
+    #[error("a name is longer than 255 bytes, or the path than 4095")]
     LongName,
     #[error("the layer's root must be a directory")]
     Root,
@@ -102,6 +102,10 @@ impl UnpackError {
             UnpackError::Entry { what: Refusal::Deep | Refusal::Content | Refusal::Xattrs, .. }
             | UnpackError::TooManyDirectories => ErrorKind::TooLarge,
             UnpackError::Entry { .. } => ErrorKind::InvalidImage,
+            // A sparse file longer than the file system has.
+            UnpackError::Apply { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => {
+                ErrorKind::TooLarge
+            }
             UnpackError::Apply { source, .. } => {
                 match IoFailure::new("write", "layer", io::Error::from(source.kind())).kind() {
                     ErrorKind::NoSpace => ErrorKind::NoSpace,

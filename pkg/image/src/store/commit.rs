@@ -136,16 +136,16 @@ impl Store {
             let json = serde_json::to_vec(other).map_err(StoreError::Encode)?;
             self.layout.replace(&self.layout.image(&other.id).join("record.json"), &json)?;
         }
-        let change = Change { put_images, put_layers, ..Change::default() };
-        index.apply(&change)?;
+        let change = Change { put_images: put_images.clone(), put_layers, ..Change::default() };
+        index.apply(change, || self.everything())?;
         tracing::debug!(image = %new.id, generation, "image committed");
-        self.account(change.put_images[0].documents, IMAGE_INODES);
+        self.account(put_images[0].documents, IMAGE_INODES);
         if let Some(earlier) = earlier {
             self.discount(earlier.documents, IMAGE_INODES);
         }
         let mut state = self.state();
         // Those that lose a tag first: publishing retracts names by owner.
-        for record in change.put_images.into_iter().rev() {
+        for record in put_images.into_iter().rev() {
             let pinned = self.is_pinned(&record);
             state.publish(record, pinned);
         }

@@ -18,7 +18,7 @@ use sha2::Digest as _;
 
 use super::{ImageRecord, LayerRecord, StoreError};
 use crate::digest::{ChainId, Digest};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, IoFailure};
 
 const IMAGES: TableDefinition<&str, &[u8]> = TableDefinition::new("images");
 const LAYERS: TableDefinition<&str, &[u8]> = TableDefinition::new("layers");
@@ -71,10 +71,15 @@ impl Index {
         Ok((index, contents))
     }
 
-    /// Makes all of a change durable, or none of it.
-    pub(super) fn apply(&mut self, change: &Change) -> Result<(), StoreError> {
+    /// Makes all of a change durable, or none of it. `everything` gives what the index should have held
+    /// before: if the file turns out to be damaged, a new one is written from that.
+    pub(super) fn apply(
+        &mut self,
+        change: Change,
+        everything: impl FnOnce() -> Change,
+    ) -> Result<(), StoreError> {
         let first = match &self.database {
-            Some(database) => write(database, change),
+            Some(database) => write(database, &change),
             None => Err(StoreError::IndexClosed),
         };
         let Err(error) = first else {
@@ -86,17 +91,50 @@ impl Index {
             let _ = fs::remove_file(&self.reserve);
         }
         // After an I/O error redb refuses everything until the file is opened anew.
-        self.database = None;
-        match open_database(&self.path) {
-            Ok(database) => {
-                let outcome = write(&database, change);
-                self.database = Some(database);
-                outcome
+        self.close();
+        let second = guarded(|| open_database(&self.path)).map_err(|error| failed("open", error));
+        let second = second.and_then(|database| {
+            let outcome = write(&database, &change);
+            self.database = Some(database);
+            outcome
+        });
+        match second {
+            Err(second) if second.kind() != ErrorKind::NoSpace => {
+                tracing::error!(
+                    error = &second as &dyn std::error::Error,
+                    "image index is damaged, writing a new one"
+                );
+                self.rewrite(change, everything())
             }
-            Err(reopen) => {
-                tracing::error!(error = %reopen, "image index cannot be opened again");
-                Err(error)
-            }
+            outcome => outcome,
+        }
+    }
+
+    /// Writes a new file with everything and the change, and puts it in place of the damaged one.
+    fn rewrite(&mut self, change: Change, mut everything: Change) -> Result<(), StoreError> {
+        self.close();
+        let fresh = self.path.with_extension("new");
+        let put = |error| StoreError::Io(IoFailure::new("replace", "index.redb", error));
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(put(error)),
+            _ => {}
+        }
+        everything.put_images.extend(change.put_images);
+        everything.put_layers.extend(change.put_layers);
+        everything.drop_images = change.drop_images;
+        everything.drop_layers = change.drop_layers;
+        let database = guarded(|| open_database(&fresh)).map_err(|error| failed("create", error))?;
+        write(&database, &everything)?;
+        fs::rename(&fresh, &self.path).map_err(put)?;
+        self.database = Some(database);
+        Ok(())
+    }
+
+    /// Lets go of the file. redb writes its allocator's state when it closes, and panics if that is damaged.
+    fn close(&mut self) {
+        let database = self.database.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::error!("image index panicked while it was closed");
         }
     }
 
@@ -114,6 +152,18 @@ impl Index {
             let _ = fs::remove_file(&self.reserve);
         }
     }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Runs redb over a file that may be damaged: some damage it answers with a panic.
+fn guarded<T>(run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err(redb::Error::Corrupted("it makes the database panic".to_owned())))
 }
 
 fn open_database(path: &Path) -> Result<Database, redb::Error> {
@@ -182,7 +232,7 @@ fn write(database: &Database, change: &Change) -> Result<(), StoreError> {
         transaction.commit()?;
         Ok(())
     };
-    commit().map_err(|error| failed("write", error))
+    guarded(commit).map_err(|error| failed("write", error))
 }
 
 fn failed(action: &'static str, error: redb::Error) -> StoreError {

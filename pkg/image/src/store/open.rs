@@ -74,7 +74,9 @@ fn open_blocking(root: PathBuf, pinned: Vec<String>) -> Result<Store, OpenError>
     };
     let fresh = contents.images.is_empty();
     let found = reconcile(&layout, contents, fresh)?;
-    index.apply(&found.mend)?;
+    let everything =
+        || Change { put_images: found.images.clone(), put_layers: found.layers.clone(), ..Change::default() };
+    index.apply(found.mend, everything)?;
     let mut state = State::default();
     let (mut bytes, mut inodes) = (0, 0);
     for layer in found.layers {
@@ -91,7 +93,7 @@ fn open_blocking(root: PathBuf, pinned: Vec<String>) -> Result<Store, OpenError>
         used_inodes: AtomicU64::new(0),
         emptying: Mutex::new(()),
         sweeping: AtomicBool::new(false),
-        wake: Notify::new(),
+        wake: Arc::new(Notify::new()),
         _lock: lock,
     };
     for record in found.images {

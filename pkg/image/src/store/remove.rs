@@ -51,7 +51,8 @@ impl Store {
     fn remove_blocking(&self, id: &Digest) -> Result<(), StoreError> {
         let mut index = self.writer();
         let Some(record) = self.state().records.get(id).cloned() else { return Ok(()) };
-        index.apply(&Change { drop_images: vec![id.clone()], ..Change::default() })?;
+        let change = Change { drop_images: vec![id.clone()], ..Change::default() };
+        index.apply(change, || self.everything())?;
         self.state().retract(id);
         self.discount(record.documents, super::commit::IMAGE_INODES);
         // The image is gone as far as anyone can see; a folder that cannot be moved is found at next start.

@@ -42,15 +42,12 @@ impl SweepError {
 
 /// Starts the task that sweeps whenever something becomes free. It ends with the store.
 pub(super) fn spawn(store: &Arc<Store>) {
-    let weak = Arc::downgrade(store);
+    let (weak, wake) = (Arc::downgrade(store), store.wake.clone());
     tokio::spawn(async move {
         loop {
+            wake.notified().await;
             let Some(store) = weak.upgrade() else { return };
-            // Woken by removal and by leases, so the pause bounds how long a closed store lives on.
-            let woken = tokio::time::timeout(std::time::Duration::from_secs(1), store.wake.notified()).await;
-            if woken.is_ok()
-                && let Err(error) = store.tidy().await
-            {
+            if let Err(error) = store.tidy().await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "background sweep failed");
             }
         }
@@ -99,7 +96,7 @@ impl Store {
             return Ok(victims);
         }
         let drop_layers = victims.iter().map(|layer| layer.chain.clone()).collect();
-        if let Err(error) = index.apply(&Change { drop_layers, ..Change::default() }) {
+        if let Err(error) = index.apply(Change { drop_layers, ..Change::default() }, || self.everything()) {
             let mut state = self.state();
             state.layers.extend(victims.into_iter().map(|layer| (layer.chain.clone(), layer)));
             return Err(error);

@@ -118,6 +118,7 @@ impl Root {
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::NOTDIR) => Err(Fault::Refused(Refusal::ParentNotDirectory)),
             Err(Errno::LOOP) => Err(Fault::Refused(Refusal::LinkLoop)),
+            Err(Errno::NAMETOOLONG) => Err(Fault::Refused(Refusal::LongName)),
             Err(errno) => Err(Fault::Errno("open parent directory", errno)),
         }
     }
