@@ -11,8 +11,8 @@ use std::{
 };
 
 use carpel_pod::{
-    ContainerState, CreateError, EventKind, ExitReason, FailureKind, PodId, ShimError, StartError,
-    UpdateError,
+    ContainerId, ContainerState, CreateError, EventKind, ExitReason, FailureKind, PodId, ShimError,
+    StartError, UpdateError,
 };
 use carpel_spec::config::{PidMode, Resources};
 use machine::{
@@ -23,11 +23,19 @@ use nix::sys::signal::Signal;
 /// Sleeps until it is killed, and does not hear SIGTERM.
 const DEAF: &str = "trap '' TERM; while :; do sleep 1; done";
 /// Sleeps until it is asked to stop.
-const POLITE: &str = "trap 'exit 3' TERM; while :; do sleep 0.05; done";
+const POLITE: &str = "trap 'exit 3' TERM; touch /ready; while :; do sleep 0.05; done";
 
 async fn pod(machine: &Machine) -> PodId {
     machine.import_busybox().await;
     machine.host_pod("web").await
+}
+
+/// A container that runs `POLITE` and has set its trap: before, a signal would be lost on an init process.
+async fn polite(machine: &Machine, pod: &PodId, name: &str) -> ContainerId {
+    let id = machine.started(pod, name, POLITE).await;
+    let ready = machine.path(&format!("root/containers/{id}/upper/ready"));
+    until("the trap is set", async || ready.exists().then_some(())).await;
+    id
 }
 
 #[test]
@@ -148,10 +156,10 @@ fn a_command_that_is_not_there_is_a_start_error() {
 fn a_stop_asks_waits_and_kills() {
     on_machine(|machine| async move {
         let pod = pod(&machine).await;
-        let polite = machine.started(&pod, "polite", POLITE).await;
-        machine.pods().stop_container(polite.as_str(), PATIENCE).await.unwrap();
-        assert_eq!(machine.exit(&polite).await.code, 3);
-        machine.pods().stop_container(polite.as_str(), PATIENCE).await.unwrap();
+        let asked = polite(&machine, &pod, "polite").await;
+        machine.pods().stop_container(asked.as_str(), PATIENCE).await.unwrap();
+        assert_eq!(machine.exit(&asked).await.code, 3);
+        machine.pods().stop_container(asked.as_str(), PATIENCE).await.unwrap();
         machine.pods().stop_container(&"0".repeat(64), PATIENCE).await.unwrap();
 
         let deaf = machine.started(&pod, "deaf", DEAF).await;
@@ -258,7 +266,7 @@ fn a_restart_sees_what_ended_meanwhile() {
         let pod = pod(&machine).await;
         let before = machine.started(&pod, "before", "exit 4").await;
         machine.exit(&before).await;
-        let running = machine.started(&pod, "running", POLITE).await;
+        let running = polite(&machine, &pod, "running").await;
         let ending = machine.started(&pod, "ending", "while [ ! -e /go ]; do sleep 0.02; done; exit 6").await;
         let created = machine.created(&pod, "created", "exit 8").await;
         let snapshot = machine.container(&running);
@@ -308,8 +316,8 @@ fn a_silent_shim_holds_up_nothing_but_its_own_pod() {
     on_machine(|mut machine: Machine| async move {
         let silent = pod(&machine).await;
         let other = machine.host_pod("other").await;
-        let of_silent = machine.started(&silent, "a", POLITE).await;
-        let of_other = machine.started(&other, "a", POLITE).await;
+        let of_silent = polite(&machine, &silent, "a").await;
+        let of_other = polite(&machine, &other, "a").await;
         let running = machine.container(&of_silent).state.clone();
         let shim = machine.pods().find_pod(silent.as_str()).unwrap().shim_pid.unwrap();
         machine.crash().await;
