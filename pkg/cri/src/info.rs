@@ -26,8 +26,8 @@ pub(crate) fn pod(pod: &PodSnapshot) -> Info {
     }))
 }
 
-/// A container.
-pub(crate) fn container(container: &ContainerSnapshot) -> Info {
+/// A container, and what it was made from as an OCI runtime spec.
+pub(crate) fn container(container: &ContainerSnapshot, runtime_spec: Option<String>) -> Info {
     let pid = match container.state {
         ContainerState::Running { pid, .. } => Some(pid),
         ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown => None,
@@ -43,6 +43,7 @@ pub(crate) fn container(container: &ContainerSnapshot) -> Info {
         "cgroupPath": container.cgroup_path,
         "runtimeType": "io.carpel.builtin",
         "config": config,
+        "runtimeSpec": runtime_spec.and_then(|spec| serde_json::from_str::<serde_json::Value>(&spec).ok()),
     }))
 }
 

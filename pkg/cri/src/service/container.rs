@@ -52,15 +52,20 @@ impl RuntimeServer {
             .collect()
     }
 
-    pub(super) fn status_of_container(
+    pub(super) async fn status_of_container(
         &self,
         request: Request<v1::ContainerStatusRequest>,
     ) -> Result<Response<v1::ContainerStatusResponse>, Status> {
         let request = request.into_inner();
         let container = self.pods.find_container(&request.container_id).map_err(|error| error.to_status())?;
+        let info = if request.verbose {
+            info::container(&container, self.pods.runtime_spec(container.id.as_str()).await)
+        } else {
+            Default::default()
+        };
         Ok(Response::new(v1::ContainerStatusResponse {
             status: Some(show::container_status(&container, self.image_name(&container))),
-            info: if request.verbose { info::container(&container) } else { Default::default() },
+            info,
         }))
     }
 

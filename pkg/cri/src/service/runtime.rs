@@ -199,7 +199,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::ContainerStatusRequest>,
     ) -> Answer<v1::ContainerStatusResponse> {
-        self.status_of_container(request)
+        self.status_of_container(request).await
     }
 
     async fn update_container_resources(
