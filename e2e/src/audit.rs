@@ -8,14 +8,20 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::kernel;
 
 /// Everything that mentions a daemon's folder, hangs on its bridge or speaks of an address of its subnet.
+pub fn leftovers(folder: &str, bridge: &str, subnet_prefix: &str) -> Vec<String> {
+    let processes = kernel::processes_mentioning(folder).into_iter();
+    let mut found: Vec<String> =
+        processes.map(|(pid, command)| format!("process {pid}: {command}")).collect();
+    found.extend(of_networks(folder, bridge, subnet_prefix));
+    found
+}
+
+/// The part of it that is there for pods' networks, and must be gone with the pods though the daemon runs.
 ///
 /// The bridge itself, the table of its subnet and the folder of namespaces, which is a mount of its own as that of ip(8)
 /// is, are not leftovers: they are the node's, not a pod's.
-pub fn leftovers(folder: &str, bridge: &str, subnet_prefix: &str) -> Vec<String> {
+pub fn of_networks(folder: &str, bridge: &str, subnet_prefix: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for (pid, command) in kernel::processes_mentioning(folder) {
-        found.push(format!("process {pid}: {command}"));
-    }
     let namespaces = Path::new(folder).join("netns");
     for mount in kernel::mounts_mentioning(folder).into_iter().filter(|mount| *mount != namespaces) {
         found.push(format!("mount {}", mount.display()));

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where the cgroup hierarchies of a controller may be: v1's own one, then v2.
 fn hierarchies(controller: &str) -> Vec<PathBuf> {
@@ -166,9 +167,10 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// Makes one.
+    /// Makes one; its name begins as given and goes on in a way no other does.
     pub fn create(name: &str) -> Self {
-        let name = format!("{name}-{}", std::process::id());
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{name}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         run("ip", &["netns", "add", &name]);
         let namespace = Self { name };
         namespace.run(&["ip", "link", "set", "lo", "up"]);

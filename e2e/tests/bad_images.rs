@@ -156,7 +156,8 @@ fn content_that_is_not_what_its_digest_says_is_refused() {
 #[test]
 fn a_layer_that_unpacks_to_something_else_is_refused() {
     scenario::run_without_image(Options::default(), async |daemon| {
-        let (folder, mut layout, _) = layout_of(&Image::new().layer(long_layer()));
+        let folder = tempfile::tempdir().unwrap();
+        let mut layout = Layout::create(folder.path());
         let wrong = digest(b"not this layer");
         let config = json!({ "os": "linux", "architecture": architecture(), "config": {},
                              "rootfs": { "type": "layers", "diff_ids": [wrong] } });
@@ -207,7 +208,11 @@ fn malformed_images_are_refused() {
             ),
             ("more layers than diff ids", config(json!([])), vec![(good.clone(), plain)]),
             ("a diff id that is none", config(json!(["sha256:zz"])), vec![(good.clone(), plain)]),
-            ("gzip that is none", config(of(&good)), vec![(good.clone(), gzip)]),
+            (
+                "damaged gzip",
+                config(of(&good)),
+                vec![(b"\x1f\x8b\x08\0 and what follows is no deflate".to_vec(), gzip)],
+            ),
             (
                 "a layer of an unknown kind",
                 config(of(&good)),
@@ -246,7 +251,7 @@ fn an_image_for_another_machine_is_refused() {
         let foreign = || Image::new().architecture("s390x").layer(Tar::new().finish());
         Layout::create(folder.path()).add_index("1", &[foreign()]);
         let _server = serve(daemon, folder.path(), |_, reply| reply);
-        refused(daemon, "no platform fits", Code::FailedPrecondition, &["s390x"]).await;
+        refused(daemon, "no platform fits", Code::FailedPrecondition, &["bad.test/app", "linux/"]).await;
     });
 }
 
@@ -459,6 +464,7 @@ fn a_full_disk_refuses_the_image_and_takes_the_next() {
         }
         let (folder, _, written) = layout_of(&busybox::image());
         mends(daemon, folder.path(), &written).await;
+        let _server = serve(daemon, folder.path(), |_, reply| reply);
 
         // Full, killed and started again: it serves, and has room again once there is.
         let ballast = disk.path().join("ballast");
