@@ -332,7 +332,7 @@ impl Drop for Daemon {
         }
         let folder = self.folder.path().to_string_lossy().into_owned();
         crate::audit::remove_by_force(&[&folder, &self.parent.path()], &self.bridge());
-        self.parent.remove();
+        self.parent.remove_by_force();
     }
 }
 

@@ -261,6 +261,23 @@ impl CgroupParent {
         format!("/{}/shims", self.name)
     }
 
+    /// Removes it with all that a failed test left below it; what still has a dying process in it stays.
+    pub fn remove_by_force(&self) {
+        for _ in 0..20 {
+            let mut folders = Vec::new();
+            for root in hierarchy_roots() {
+                walk(&root.join(&self.name), &mut |below| folders.push(below.to_owned()));
+            }
+            for folder in folders.iter().rev() {
+                fs::remove_dir(folder).unwrap_or_default();
+            }
+            if self.remove().is_empty() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+
     /// Removes it; returns the folders that would not go, because something is left in them.
     pub fn remove(&self) -> Vec<PathBuf> {
         let mut left = Vec::new();

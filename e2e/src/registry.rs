@@ -36,7 +36,8 @@ pub struct Registry {
     authority: Option<Authority>,
     _process: Tethered,
     _tokens: Option<TokenServer>,
-    _folder: tempfile::TempDir,
+    /// What it reads while it runs; an open registry without TLS reads nothing, and may live in a static, which nobody drops.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Registry {
@@ -112,6 +113,8 @@ impl Registry {
             let log = std::fs::File::create(folder.path().join("log")).expect("the registry's log");
             let process = Tethered::spawn("docker-registry", &["serve".as_ref(), config.as_os_str()], &log);
             if answers(address, &process) {
+                let needed = access != Access::Open || authority.is_some();
+                let folder = needed.then_some(folder);
                 return Self {
                     address,
                     access,
