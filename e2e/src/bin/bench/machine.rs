@@ -5,6 +5,7 @@ use std::path::Path;
 
 use carpel_e2e::{daemon, kernel};
 
+use crate::life;
 use crate::peer::Programs;
 
 /// Prints the machine's facts as a list.
@@ -14,7 +15,7 @@ pub(crate) fn print() {
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let cgroups = if kernel::is_cgroup_v1() { "v1" } else { "v2" };
-    // Restarting and moving processes is faster while any hierarchy is mounted so (cgroups(7)); it would be for both.
+    // Moving processes between cgroups is faster while any hierarchy is mounted so; it would be for both.
     let favored = read("/proc/self/mountinfo").contains("favordynmods");
     println!(
         "- Linux {}, {cores} cores{}",
@@ -30,7 +31,7 @@ pub(crate) fn print() {
     println!("- all folders below {}", std::env::temp_dir().display());
     println!(
         "- pods of one container (`sleep`), seccomp RuntimeDefault, 102 CPU shares, 128 MiB limit; {} execs a pod\n",
-        3
+        life::EXECS
     );
 }
 

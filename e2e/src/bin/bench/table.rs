@@ -4,6 +4,9 @@ use crate::life::Mode;
 use crate::memory::{CONTAINERS, Kept};
 use crate::peer::Peer;
 
+/// One of the figures that are kept.
+type Figure = fn(&Kept) -> f64;
+
 /// Prints times and memory, a column for each runtime.
 pub(crate) fn print(mode: Mode, rounds: usize, pods: usize, peers: &[Peer], kept: &[Kept]) {
     let title = match mode {
@@ -27,7 +30,7 @@ pub(crate) fn print(mode: Mode, rounds: usize, pods: usize, peers: &[Peer], kept
         row(verb.title(), cells);
     }
     let each = format!("a pod of {CONTAINERS} containers");
-    let figures: [(String, fn(&Kept) -> f64); 5] = [
+    let figures: [(String, Figure); 5] = [
         (format!("helper processes, {each}"), |kept| kept.helpers),
         (format!("their private memory, KiB, {each}"), |kept| kept.private_kib),
         (format!("their proportional memory, KiB, {each}"), |kept| kept.proportional_kib),
