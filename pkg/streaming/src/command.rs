@@ -13,6 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backend::{Process, Size, Terminal},
@@ -20,7 +21,8 @@ use crate::{
     outcome::Outcome,
 };
 
-/// How long output is still awaited after the process has ended: a child of it may hold the pipe.
+/// How long output is still awaited after the process has ended when nothing more comes: a child of it
+/// may hold the pipe. What has come is sent whatever time the client takes.
 const DRAIN: Duration = Duration::from_millis(500);
 /// The most of a resize message, in bytes: two numbers and their names.
 const RESIZE_MAX_BYTES: usize = 1024;
@@ -57,18 +59,18 @@ pub(crate) async fn run(client: Client, process: Process) {
         inward.spawn(follow_size(sizes, terminal));
     }
     let mut outward = JoinSet::new();
+    let ended = CancellationToken::new();
     for (from, to) in [(process.stdout, &stdout), (process.stderr, &stderr)] {
         if let (Some(from), Some(to)) = (from, to) {
-            outward.spawn(pump(from, to.clone()));
+            outward.spawn(pump(from, to.clone(), ended.clone()));
         }
     }
     let outcome = match process.exit.await {
         Ok(code) => Outcome::Exited(code),
         Err(error) => Outcome::Failed(error.to_string()),
     };
-    let drained = async { while outward.join_next().await.is_some() {} };
-    let _cut_short = tokio::time::timeout(DRAIN, drained).await;
-    drop(outward);
+    ended.cancel();
+    while outward.join_next().await.is_some() {}
     drop(inward);
     tell(&error, error_form, &outcome).await;
     for stream in [Some(&error), stdout.as_ref(), stderr.as_ref()].into_iter().flatten() {
@@ -98,11 +100,25 @@ async fn feed(mut from: Incoming, mut to: Box<dyn AsyncWrite + Send + Unpin>) {
     let _closed = to.shutdown().await;
 }
 
-async fn pump(mut from: Box<dyn AsyncRead + Send + Unpin>, to: Outgoing) -> Result<(), Gone> {
+async fn pump(
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    to: Outgoing,
+    ended: CancellationToken,
+) -> Result<(), Gone> {
     let mut buffer = BytesMut::with_capacity(PIECE_BYTES);
     loop {
         buffer.reserve(PIECE_BYTES);
-        match from.read_buf(&mut buffer).await {
+        let read = from.read_buf(&mut buffer);
+        let read = if ended.is_cancelled() {
+            tokio::time::timeout(DRAIN, read).await.unwrap_or(Ok(0))
+        } else {
+            tokio::select! {
+                biased;
+                read = read => read,
+                () = ended.cancelled() => continue,
+            }
+        };
+        match read {
             // A terminal whose processes have all gone answers with an error, a pipe with zero.
             Ok(0) | Err(_) => return Ok(()),
             Ok(_) => to.send(buffer.split().freeze()).await?,
@@ -149,7 +165,47 @@ pub(crate) fn hello() -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::channel::Write;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_gets_all_output_after_the_end() {
+        const BYTES: usize = 300_000;
+        let (writer, mut orders) = mpsc::channel(1);
+        let out = |stream| Outgoing { stream, writer: writer.clone() };
+        let (mut process_out, stdout) = tokio::io::duplex(1 << 20);
+        process_out.write_all(&vec![7; BYTES]).await.unwrap();
+        let process = Process {
+            stdin: None,
+            stdout: Some(Box::new(stdout)),
+            stderr: None,
+            terminal: None,
+            exit: Box::pin(async { Ok(0) }),
+        };
+        let client = Client {
+            stdin: None,
+            stdout: Some(out(1)),
+            stderr: None,
+            resize: None,
+            error: out(3),
+            error_form: ErrorForm::Status,
+        };
+        drop(writer);
+        // A child of the process holds the pipe: `process_out` stays open.
+        let session = tokio::spawn(run(client, process));
+        let mut received = 0;
+        while let Some(order) = orders.recv().await {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            if let Write::Data { stream: 1, data } = order {
+                received += data.len();
+            }
+        }
+        session.await.unwrap();
+        assert_eq!(received, BYTES);
+        drop(process_out);
+    }
 
     #[test]
     fn the_last_whole_size_counts() {

@@ -25,7 +25,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::channel::{Incoming, Outgoing, PIECE_BYTES, QUEUE, Write};
+use crate::channel::{Budget, Incoming, Outgoing, PIECE_BYTES, Piece, QUEUE, Write};
 
 /// The largest message that is taken, in bytes.
 const MESSAGE_MAX_BYTES: usize = 1 << 20;
@@ -139,10 +139,11 @@ pub(crate) async fn tunnel(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'sta
 async fn read_messages<S>(
     mut stream: SplitStream<WebSocketStream<S>>,
     encoding: Encoding,
-    mut channels: HashMap<u8, mpsc::Sender<Bytes>>,
+    mut channels: HashMap<u8, mpsc::Sender<Piece>>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let budget = Budget::new();
     while let Some(Ok(message)) = stream.next().await {
         let content = match message {
             Message::Binary(content) => content,
@@ -160,7 +161,7 @@ async fn read_messages<S>(
         }
         // An empty message only says that the channel is there.
         let Some(sender) = channels.get(&channel) else { continue };
-        if !data.is_empty() && sender.send(data).await.is_err() {
+        if !data.is_empty() && budget.hand_over(sender, data).await.is_err() {
             channels.remove(&channel);
         }
     }

@@ -14,7 +14,7 @@ use super::{
     frame::{self, Frame, FrameError, INVALID_STREAM, REFUSED_STREAM},
     headers::{HeaderError, HeaderReader, HeaderWriter},
 };
-use crate::channel::{Incoming, Outgoing, PIECE_BYTES, QUEUE, Write};
+use crate::channel::{Budget, Incoming, Outgoing, PIECE_BYTES, Piece, QUEUE, Write};
 
 /// Streams of a connection that may be open at the same time.
 const STREAMS_MAX: usize = 256;
@@ -77,8 +77,13 @@ pub(crate) fn accept(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -
     let (new_streams, streams) = mpsc::channel(QUEUE);
     let (writer, orders) = mpsc::channel(QUEUE);
     let (mut reading, mut writing) = (JoinSet::new(), JoinSet::new());
-    let reader =
-        Reader { open: HashMap::new(), headers: HeaderReader::new(), new_streams, writer: writer.clone() };
+    let reader = Reader {
+        open: HashMap::new(),
+        budget: Budget::new(),
+        headers: HeaderReader::new(),
+        new_streams,
+        writer: writer.clone(),
+    };
     reading.spawn(async move {
         if let Err(error) = reader.run(read).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "a SPDY connection was given up");
@@ -105,17 +110,15 @@ impl Connection {
         drop(self.writer);
         self.streams.close();
         while self.streams.recv().await.is_some() {}
+        self.writing.join_next().await;
         // Closing before the client has read everything could reset the connection and lose the rest.
-        let farewell = async {
-            self.reading.join_next().await;
-            self.writing.join_next().await;
-        };
-        let _late = tokio::time::timeout(FAREWELL, farewell).await;
+        let _late = tokio::time::timeout(FAREWELL, self.reading.join_next()).await;
     }
 }
 
 struct Reader {
-    open: HashMap<u32, mpsc::Sender<Bytes>>,
+    open: HashMap<u32, mpsc::Sender<Piece>>,
+    budget: Budget,
     headers: HeaderReader,
     new_streams: mpsc::Sender<Stream>,
     writer: mpsc::Sender<Write>,
@@ -183,7 +186,7 @@ impl Reader {
             return;
         };
         // A session that reads no more has dropped its end.
-        let unread = !data.is_empty() && sender.send(data).await.is_err();
+        let unread = !data.is_empty() && self.budget.hand_over(sender, data).await.is_err();
         if fin || unread {
             self.open.remove(&stream);
         }
