@@ -143,7 +143,7 @@ fn another_pod_of_the_same_name_is_refused() {
         let config = daemon.host_pod("taken");
         daemon.client.run_pod(config.clone()).await;
         let mut different = config.clone();
-        different.labels.insert("different".to_owned(), "yes".to_owned());
+        different.hostname = "another".to_owned();
         assert_eq!(code("the same name", daemon.client.try_run_pod(&different).await), Code::AlreadyExists);
         let mut attempt = config;
         attempt.metadata.as_mut().unwrap().attempt = 1;

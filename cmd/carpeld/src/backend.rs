@@ -64,11 +64,11 @@ impl Backend for PodBackend {
 
     fn connect(&self, pod: String, port: u16) -> Answer<'_, TcpStream> {
         Box::pin(async move {
-            let Some(netns) = self.0.netns_of(&pod).map_err(told)? else {
-                return dial(port).map_err(BackendError::from).and_then(registered);
-            };
-            let dialled =
-                tokio::task::spawn_blocking(move || carpel_sys::netns::enter(netns.as_fd(), || dial(port)));
+            let netns = self.0.netns_of(&pod).map_err(told)?;
+            let dialled = tokio::task::spawn_blocking(move || match netns {
+                Some(netns) => carpel_sys::netns::enter(netns.as_fd(), || dial(port)),
+                None => Ok(dial(port)),
+            });
             registered(dialled.await?.map_err(told)??)
         })
     }

@@ -20,16 +20,19 @@ use carpel_streaming::Server as StreamingServer;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, oneshot},
+    sync::Notify,
 };
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::{backend::PodBackend, config::Config, listen, rooms, rpc::CallsLayer};
 
-/// How long calls under way may take once the daemon is asked to end. Event streams never end by
-/// themselves, and the service manager's patience is 90 seconds.
+/// How long calls under way may take once the daemon is asked to end; the service manager's patience is
+/// 90 seconds.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long the devices of pods that have left may take to go.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// How long after a call freed memory is given back to the kernel; calls in between count as one.
 const TRIM_AFTER: Duration = Duration::from_secs(10);
@@ -57,12 +60,25 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
         StreamingServer::open(carpel_streaming::Config::default(), Arc::new(PodBackend(pods.clone())))
             .await
             .context("cannot serve exec, attach and port-forward")?;
+    let stopping = CancellationToken::new();
     let services = Services {
-        runtime: RuntimeServer::new(pods, images.clone(), network, streaming, facts),
-        operator: OperatorServer::new(images.clone(), info(&config)?),
+        runtime: RuntimeServer::new(
+            pods,
+            images.clone(),
+            network.clone(),
+            streaming,
+            facts,
+            stopping.clone(),
+        ),
+        operator: OperatorServer::new(images.clone(), info(&config)?, stopping.clone()),
         images: ImageServer::new(images),
     };
-    serve(&config.listen, services, stop).await
+    let outcome = serve(&config.listen, services, stop, stopping).await;
+    // Pods that have just left still have a device going away in the background.
+    if tokio::time::timeout(SETTLE, network.settle()).await.is_err() {
+        tracing::warn!(waited_s = SETTLE.as_secs(), "devices of pods that left are still there");
+    }
+    outcome
 }
 
 /// What is served.
@@ -92,12 +108,13 @@ async fn serve(
     path: &Path,
     services: Services,
     stop: impl Future<Output = ()> + Send + 'static,
+    stopping: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (draining, drain) = oneshot::channel();
+    let asked = stopping.clone();
     let stop = async move {
         stop.await;
-        // The receiver goes only with the whole daemon.
-        let _gone = draining.send(());
+        // Streams that never end by themselves end by this.
+        asked.cancel();
     };
     let called = Arc::new(Notify::new());
     let router = Server::builder()
@@ -119,7 +136,7 @@ async fn serve(
     notify(&[NotifyState::Ready]);
     let trim = tokio::spawn(trim_heap(called));
     let served = tokio::spawn(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop));
-    let outcome = drained(served, drain).await;
+    let outcome = drained(served, stopping).await;
     trim.abort();
     outcome
 }
@@ -127,11 +144,11 @@ async fn serve(
 /// Waits for the server's end; after the request to stop, no longer than [`DRAIN`].
 async fn drained(
     mut served: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
-    drain: oneshot::Receiver<()>,
+    stopping: CancellationToken,
 ) -> anyhow::Result<()> {
     tokio::select! {
         ended = &mut served => return ended?.context("the server ended"),
-        _asked = drain => {}
+        () = stopping.cancelled() => {}
     }
     tracing::info!("stopping; pods go on");
     notify(&[NotifyState::Stopping]);

@@ -16,6 +16,7 @@ use carpel_image::Images;
 use carpel_network::Network;
 use carpel_pod::{ContainerSnapshot, Pods};
 use carpel_streaming::Server as StreamingServer;
+use tokio_util::sync::CancellationToken;
 
 pub use operator::OperatorServer;
 
@@ -27,6 +28,7 @@ pub struct RuntimeServer {
     network: Network,
     streaming: StreamingServer,
     facts: Arc<RuntimeFacts>,
+    stopping: CancellationToken,
 }
 
 /// What the daemon tells about itself.
@@ -47,7 +49,7 @@ pub struct ImageServer {
 }
 
 impl RuntimeServer {
-    /// Over the daemon's rooms.
+    /// Over the daemon's rooms. Event streams end when `stopping` is cancelled.
     #[must_use]
     pub fn new(
         pods: Pods,
@@ -55,8 +57,9 @@ impl RuntimeServer {
         network: Network,
         streaming: StreamingServer,
         facts: RuntimeFacts,
+        stopping: CancellationToken,
     ) -> RuntimeServer {
-        RuntimeServer { pods, images, network, streaming, facts: Arc::new(facts) }
+        RuntimeServer { pods, images, network, streaming, facts: Arc::new(facts), stopping }
     }
 
     /// What people call a container's image: what the user wrote, else a tag of it, else its id.

@@ -29,6 +29,9 @@ pub(crate) trait ToStatus: Error + Sized + 'static {
     }
 }
 
+/// The longest message of a status, in bytes. It travels in a header, and clients bound those.
+const MESSAGE_MAX_BYTES: usize = 4096;
+
 /// An error and its causes in one line.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -37,6 +40,10 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         text.push_str(": ");
         text.push_str(&error.to_string());
         cause = error.source();
+    }
+    if text.len() > MESSAGE_MAX_BYTES {
+        text.truncate(text.floor_char_boundary(MESSAGE_MAX_BYTES));
+        text.push('…');
     }
     text
 }

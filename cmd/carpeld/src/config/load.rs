@@ -8,7 +8,7 @@ use std::{
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::Config;
+use super::{CgroupDriver, Config};
 
 /// The largest configuration file, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -114,6 +114,16 @@ impl Config {
         if self.network.builtin.is_some() && self.network.cni.is_some() {
             return senseless("both [network.builtin] and [network.cni] are given; keep one".into());
         }
+        if self.cgroups.driver == CgroupDriver::Systemd {
+            return senseless(
+                "cgroups.driver = \"systemd\" is not built yet; use \"cgroupfs\" here and in the kubelet"
+                    .into(),
+            );
+        }
+        // What the rooms would refuse later, after the daemon has taken its folders.
+        crate::rooms::network(self)
+            .and_then(|network| Ok(network.check()?))
+            .map_err(|error| ConfigError::Senseless { what: format!("{error:#}") })?;
         if !(1024..=1 << 20).contains(&self.runtime.log_line_max_bytes) {
             return senseless("runtime.log_line_max_bytes must lie between 1024 and 1048576".into());
         }

@@ -1,4 +1,4 @@
-//! `GetContainerEvents`: a stream that never ends.
+//! `GetContainerEvents`: a stream that ends with the daemon only.
 
 use carpel_pod::{Event, EventKind};
 use carpel_proto::v1;
@@ -11,7 +11,8 @@ use crate::show;
 impl RuntimeServer {
     pub(super) fn event_stream(&self) -> Response<BoxStream<v1::ContainerEventResponse>> {
         let server = self.clone();
-        Response::new(Box::pin(self.pods.events().map(move |event| Ok(server.event(&event)))))
+        let events = self.pods.events().map(move |event| Ok(server.event(&event)));
+        Response::new(Box::pin(events.take_until(self.stopping.clone().cancelled_owned())))
     }
 
     fn event(&self, event: &Event) -> v1::ContainerEventResponse {

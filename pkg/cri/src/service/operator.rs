@@ -4,7 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use carpel_image::{Images, LayerProgress, LayerStage, PullProgress, PullStage, Reference};
 use carpel_proto::operator::{self, operator_server::Operator};
-use futures::stream;
+use futures::{StreamExt, stream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use crate::{parse::invalid, status::ToStatus};
@@ -17,13 +18,15 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct OperatorServer {
     images: Images,
     info: Arc<operator::InfoResponse>,
+    stopping: CancellationToken,
 }
 
 impl OperatorServer {
-    /// Over the image room; `info` is what the daemon tells about itself.
+    /// Over the image room; `info` is what the daemon tells about itself. Streams end when `stopping` is
+    /// cancelled.
     #[must_use]
-    pub fn new(images: Images, info: operator::InfoResponse) -> OperatorServer {
-        OperatorServer { images, info: Arc::new(info) }
+    pub fn new(images: Images, info: operator::InfoResponse, stopping: CancellationToken) -> OperatorServer {
+        OperatorServer { images, info: Arc::new(info), stopping }
     }
 }
 
@@ -64,7 +67,7 @@ impl Operator for OperatorServer {
                 }
             }
         });
-        Ok(Response::new(Box::pin(messages)))
+        Ok(Response::new(Box::pin(messages.take_until(self.stopping.clone().cancelled_owned()))))
     }
 
     async fn import_image(
