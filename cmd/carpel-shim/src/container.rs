@@ -13,9 +13,10 @@ use std::time::Instant;
 
 use carpel_cgroups::Cgroup;
 use carpel_oci_runtime::create::{Created, Creating, Starting};
+use carpel_oci_runtime::user::Identity;
 use carpel_shim_api::message::Failure;
 use carpel_shim_api::plan::ProcessPlan;
-use carpel_shim_api::record::{ExitRecord, User};
+use carpel_shim_api::record::ExitRecord;
 use carpel_sys::clone::Process;
 
 use crate::exec::Exec;
@@ -37,7 +38,9 @@ pub(crate) struct Container {
     /// What an exec takes over where it says nothing of its own.
     pub(crate) process: ProcessPlan,
     pub(crate) cgroup: Cgroup,
-    pub(crate) user: Option<User>,
+    /// Who its init process was made to run as, and so every exec of its own kind. `None` until it is
+    /// created.
+    pub(crate) identity: Option<Identity>,
     pub(crate) streams: Streams,
     pub(crate) execs: BTreeMap<u32, Exec>,
     pub(crate) state: State,
@@ -57,12 +60,12 @@ pub(crate) enum State {
     /// It was told to execve.
     Starting { process: Process, starting: Starting, caller: Caller },
     /// execve failed, and it is to be reaped.
-    StartFailed { process: Process, failure: Failure, caller: Caller, at_ns: i64 },
+    StartFailed { process: Process, failure: Failure, caller: Caller },
     /// It runs.
     Running { process: Process, started_at_ns: i64 },
     /// It was reaped. Its output is read to the end, or until the deadline, if somebody who is not
-    /// of the container holds a pipe open.
-    Draining { record: ExitRecord, start_failure: Option<(Failure, Caller)>, until: Instant },
+    /// of the container holds a pipe open, or until so many bytes more, if it writes into it.
+    Draining { record: ExitRecord, start_failure: Option<(Failure, Caller)>, until: Instant, left: usize },
     /// All that will ever be known.
     Exited { record: ExitRecord, saved: bool },
     /// Between two states. Never seen from outside of a transition.

@@ -4,6 +4,9 @@
 //!  Starting ──▶ Running ──▶ (gone), or Lingering while something that it started is in its leaf
 //!      └──────▶ Failed ───▶ (gone)
 //! ```
+//! One of the container's own kind runs as who the container was made to run as: the container's
+//! `/etc/passwd` may be masked or changed since. One with a process of its own is looked up there.
+//!
 //! Its output goes to the daemon through pipes that the shim does not touch. Its end is an event,
 //! after the answer to the request.
 
@@ -14,6 +17,7 @@ use carpel_cgroups::Leaf;
 use carpel_oci_runtime::cgroup::Membership;
 use carpel_oci_runtime::exec::{self as runtime, Execing, Progress, Started};
 use carpel_oci_runtime::stdio::Stdio;
+use carpel_oci_runtime::user::Identity;
 use carpel_shim_api::message::{
     Exec as ExecRequest, ExecExited, ExecStarted, Failure, FailureKind, event, reply,
 };
@@ -264,18 +268,25 @@ fn begin(
         return Err(wrong_state(container, "joined by an exec"));
     };
     let seat = Membership { cgroup: &container.cgroup, leaf };
-    let run = |plan: &carpel_shim_api::plan::ProcessPlan| {
-        let request = runtime::Request { container: init.pidfd.as_fd(), plan, cgroup: seat, stdio };
+    let run = |plan: &carpel_shim_api::plan::ProcessPlan, identity: Option<&Identity>| {
+        let container = init.pidfd.as_fd();
+        let request = runtime::Request { container, plan, identity, cgroup: seat, stdio };
         runtime::begin(&ready.sandbox, request).map_err(|e| of_exec(&e))
     };
     if let Some(own) = &plan.process {
-        return run(own);
+        return run(own, None);
     }
+    let Some(identity) = &container.identity else {
+        return Err(plain(
+            FailureKind::Internal,
+            format!("who container {} runs as is not known", container.id),
+        ));
+    };
     // The container's own plan with other arguments, for a moment: a copy would have the seccomp
     // program in it, and that is most of a plan.
     let args = std::mem::replace(&mut container.process.args, plan.args);
     let terminal = std::mem::replace(&mut container.process.terminal, plan.terminal);
-    let begun = run(&container.process);
+    let begun = run(&container.process, Some(identity));
     container.process.args = args;
     container.process.terminal = terminal;
     begun

@@ -33,7 +33,7 @@ fn of_container(container: &Container) -> Option<ContainerSnapshot> {
         state: state.into(),
         pid: container.init().map_or(0, |init| init.pid.as_raw_nonzero().get()),
         started_at_ns,
-        user: container.user.clone(),
+        user: container.identity.as_ref().map(|identity| identity.user.clone()),
         exit,
     })
 }

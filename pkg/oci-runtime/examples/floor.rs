@@ -102,8 +102,13 @@ fn containers(rounds: usize, dir: &Path, cgroup: &Cgroup) -> Result<()> {
         let begin = Instant::now();
         let plan = process(&["/bin/busybox", "true"]);
         let membership = Membership { cgroup, leaf: None };
-        let request =
-            exec::Request { container: target.as_fd(), plan: &plan, cgroup: membership, stdio: null()? };
+        let request = exec::Request {
+            container: target.as_fd(),
+            plan: &plan,
+            identity: None,
+            cgroup: membership,
+            stdio: null()?,
+        };
         let begun = exec::begin(&sandbox, request)?;
         waitid(WaitId::PidFd(begun.process.pidfd.as_fd()), WaitIdOptions::EXITED)?;
         times.push(begin.elapsed());

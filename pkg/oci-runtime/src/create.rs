@@ -11,7 +11,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use carpel_shim_api::plan::{ContainerPlan, PidNamespace};
-use carpel_shim_api::record::User;
 use carpel_sys::clone::{CloneRequest, Process, clone_process};
 use rustix::io::Errno;
 
@@ -20,6 +19,7 @@ use crate::init::{self, Init};
 use crate::report::{self, Failure, ReadError, Report};
 use crate::sandbox::{NamespaceError, Sandbox};
 use crate::stdio::Stdio;
+use crate::user::Identity;
 
 /// What to make.
 pub struct Request<'a> {
@@ -103,8 +103,9 @@ pub enum Progress {
 /// The child waits for [`Created::start`]. Dropping it ends the child.
 #[derive(Debug)]
 pub struct Created {
-    /// Who it runs as, by the image's own files.
-    pub user: User,
+    /// Who it runs as, by the image's own files. For [`exec::Request`](crate::exec::Request), which
+    /// must not ask files that the container may have changed since.
+    pub identity: Identity,
     /// The terminal's master, to be taken, if the plan has a terminal.
     pub console: Option<OwnedFd>,
     sync: OwnedFd,
@@ -161,8 +162,8 @@ impl Creating {
     pub fn on_readable(self) -> Result<Progress, CreateError> {
         match report::receive(self.sync.as_fd()).map_err(CreateError::Report)? {
             None => Ok(Progress::Pending(self)),
-            Some(Report::Ready { user, console }) => {
-                Ok(Progress::Created(Created { user, console, sync: self.sync }))
+            Some(Report::Ready { identity, console }) => {
+                Ok(Progress::Created(Created { identity, console, sync: self.sync }))
             }
             Some(Report::Failed(failure)) => Err(CreateError::Init(failure)),
             Some(Report::End) => Err(CreateError::Killed),

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use carpel_shim_api::plan::ProcessPlan;
-use carpel_shim_api::record::User;
 use carpel_sys::clone::{CloneRequest, Process, clone_process};
 use rustix::io::Errno;
 
@@ -12,6 +11,7 @@ use crate::joiner::{self, Joiner};
 use crate::report::{self, Failure, ReadError, Report};
 use crate::sandbox::{NamespaceError, Sandbox};
 use crate::stdio::Stdio;
+use crate::user::Identity;
 
 /// What to run.
 pub struct Request<'a> {
@@ -19,6 +19,9 @@ pub struct Request<'a> {
     pub container: BorrowedFd<'a>,
     /// The process.
     pub plan: &'a ProcessPlan,
+    /// Who it runs as, where that was resolved before: the container's files, which it may have changed
+    /// since, then have no say. Else the plan's user is looked up in them.
+    pub identity: Option<&'a Identity>,
     /// The cgroup it is to be in, which is there already.
     pub cgroup: Membership<'a>,
     /// Its streams; [`Stdio::Terminal`] exactly if the plan has a terminal.
@@ -80,7 +83,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Started {
     /// Who it runs as.
-    pub user: User,
+    pub identity: Identity,
     /// The terminal's master, if the plan has a terminal.
     pub console: Option<OwnedFd>,
 }
@@ -95,6 +98,7 @@ pub fn begin(sandbox: &Sandbox, request: Request<'_>) -> Result<Begun, ExecError
     let joiner = Joiner {
         plan: request.plan,
         container: request.container,
+        identity: request.identity,
         cgroup: request.cgroup,
         stdio: &request.stdio,
         sync: theirs.as_fd(),
@@ -111,7 +115,9 @@ impl Execing {
         loop {
             match report::receive(self.sync.as_fd()).map_err(ExecError::Report)? {
                 None => return Ok(Progress::Pending(self)),
-                Some(Report::Ready { user, console }) => self.ready = Some(Started { user, console }),
+                Some(Report::Ready { identity, console }) => {
+                    self.ready = Some(Started { identity, console });
+                }
                 Some(Report::Failed(failure)) => return Err(ExecError::Child(failure)),
                 Some(Report::End) => {
                     return self.ready.map(Progress::Started).ok_or(ExecError::Killed);

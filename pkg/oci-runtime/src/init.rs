@@ -138,7 +138,7 @@ fn carry_out(child: &InChild, init: &Init<'_>) -> Result<Infallible, InitError> 
     let ready = Ready::prepare(&plan.process, &identity, init.sync)?;
 
     let console = terminal.map(|terminal| terminal.master);
-    report::send_ready(init.sync, &identity.user, console.as_ref()).map_err(ChildError::Report)?;
+    report::send_ready(init.sync, &identity, console.as_ref()).map_err(ChildError::Report)?;
     drop(console);
     if !report::wait_for_go(init.sync).map_err(InitError::Wait)? {
         return Err(InitError::Unwanted);

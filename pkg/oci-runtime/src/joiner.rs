@@ -4,7 +4,7 @@
 //!  born in the container's PID namespace and the pod's net, ipc, uts
 //!    cgroup · close what is the shim's · die with the shim · labels
 //!    joins the init process's mount and cgroup namespaces by its pidfd
-//!    user · terminal · working directory · the steps of `process.rs`
+//!    user, unless it is known · terminal · working directory · the steps of `process.rs`
 //!    ── ready ──
 //!    seccomp · execve
 //! ```
@@ -31,7 +31,8 @@ use crate::process::{ProcessError, Ready, security, stdio, workdir};
 use crate::report::{self, Failure, Stage};
 use crate::root::Root;
 use crate::stdio::Stdio;
-use crate::{terminal, user};
+use crate::terminal;
+use crate::user::{self, Identity};
 
 const FAILED_STATUS: i32 = 1;
 
@@ -39,6 +40,8 @@ const FAILED_STATUS: i32 = 1;
 pub(crate) struct Joiner<'a> {
     pub(crate) plan: &'a ProcessPlan,
     pub(crate) container: BorrowedFd<'a>,
+    /// Resolved before; `None` to look the plan's user up in the container's files.
+    pub(crate) identity: Option<&'a Identity>,
     pub(crate) cgroup: Membership<'a>,
     pub(crate) stdio: &'a Stdio,
     pub(crate) sync: BorrowedFd<'a>,
@@ -99,15 +102,22 @@ fn carry_out(child: &InChild, joiner: &Joiner<'_>) -> Result<Infallible, JoinerE
     move_into_thread_name_spaces(joiner.container, kinds).map_err(JoinerError::Namespaces)?;
     let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root::new(open("/", dir, Mode::empty()).map_err(JoinerError::Root)?);
-    let identity = user::resolve(&root, &plan.user).map_err(ProcessError::from)?;
+    let looked_up;
+    let identity = match joiner.identity {
+        Some(identity) => identity,
+        None => {
+            looked_up = user::resolve(&root, &plan.user).map_err(ProcessError::from)?;
+            &looked_up
+        }
+    };
     let terminal =
         if plan.terminal { Some(terminal::open(&root).map_err(ProcessError::from)?) } else { None };
     let dir = workdir::ensure(&root, &plan.cwd).map_err(ProcessError::from)?;
     workdir::enter(&dir, &plan.cwd).map_err(ProcessError::from)?;
     stdio::place(&root, joiner.stdio, terminal.as_ref(), identity.user.uid).map_err(ProcessError::from)?;
-    let ready = Ready::prepare(plan, &identity, joiner.sync)?;
+    let ready = Ready::prepare(plan, identity, joiner.sync)?;
     let console = terminal.map(|terminal| terminal.master);
-    report::send_ready(joiner.sync, &identity.user, console.as_ref()).map_err(ChildError::Report)?;
+    report::send_ready(joiner.sync, identity, console.as_ref()).map_err(ChildError::Report)?;
     drop(console);
     Ok(ready.run()?)
 }

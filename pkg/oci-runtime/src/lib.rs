@@ -27,6 +27,7 @@ pub mod exec;
 pub mod report;
 pub mod sandbox;
 pub mod stdio;
+pub mod user;
 
 mod child;
 mod devices;
@@ -39,4 +40,3 @@ mod process;
 mod root;
 mod rootfs;
 mod terminal;
-mod user;

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  child → shim, one packet each, at most once each, over a SOCK_SEQPACKET pair:
-//!    'r' uid gid count group…        all is ready          (+ the terminal's master, SCM_RIGHTS)
+//!    'r' uid gid count group… home   all is ready          (+ the terminal's master, SCM_RIGHTS)
 //!    'f' stage errno text            it failed, and the child ends
 //!  shim → child:  'g'                go (of create alone)
 //!  end of file:   the program runs (close-on-exec), or, without 'r' before, the child was killed
 //! ```
-//! Numbers are u32 in this machine's byte order: both ends are the same program.
+//! Numbers are u32 in this machine's byte order: both ends are the same program. The home folder is
+//! all that is left of the packet, and empty if there is none.
 
 use std::error::Error;
 use std::fmt;
@@ -22,11 +23,15 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
+use crate::user::{HOME_MAX_BYTES, Identity};
+
 /// The most groups that a process may have here; the kernel's own limit is 65536.
 pub const GROUPS_MAX: usize = 1000;
 /// The longest text of a failure, in bytes.
 const TEXT_MAX_BYTES: usize = 4096;
-const PACKET_MAX_BYTES: usize = 16 + TEXT_MAX_BYTES;
+/// The largest ready packet; a failure's is smaller.
+const PACKET_MAX_BYTES: usize = 1 + 4 * (3 + GROUPS_MAX) + HOME_MAX_BYTES;
+const _: () = assert!(PACKET_MAX_BYTES >= 1 + 1 + 4 + TEXT_MAX_BYTES);
 const READY: u8 = b'r';
 const FAILED: u8 = b'f';
 const GO: u8 = b'g';
@@ -129,7 +134,7 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) enum Report {
     Ready {
-        user: User,
+        identity: Identity,
         console: Option<OwnedFd>,
     },
     Failed(Failure),
@@ -192,7 +197,8 @@ fn parse_ready(mut rest: &[u8], console: Option<OwnedFd>) -> Option<Report> {
     let gid = take_u32(&mut rest)?;
     let count = take_u32(&mut rest)?;
     let groups = (0..count).map(|_| take_u32(&mut rest)).collect::<Option<Vec<_>>>()?;
-    Some(Report::Ready { user: User { uid, gid, groups }, console })
+    let home = (!rest.is_empty()).then(|| rest.to_vec());
+    Some(Report::Ready { identity: Identity { user: User { uid, gid, groups }, home }, console })
 }
 
 fn parse_failed(rest: &[u8]) -> Option<Report> {
@@ -207,14 +213,16 @@ fn parse_failed(rest: &[u8]) -> Option<Report> {
 /// Tells the shim that all is ready.
 pub(crate) fn send_ready(
     socket: BorrowedFd<'_>,
-    user: &User,
+    identity: &Identity,
     console: Option<&OwnedFd>,
 ) -> Result<(), Errno> {
+    let Identity { user, home } = identity;
     let mut packet = vec![READY];
     let count = u32::try_from(user.groups.len()).map_err(|_| Errno::TOOBIG)?;
     for number in [user.uid, user.gid, count].iter().chain(&user.groups) {
         packet.extend_from_slice(&number.to_ne_bytes());
     }
+    packet.extend_from_slice(home.as_deref().unwrap_or_default());
     let fds: Vec<BorrowedFd<'_>> = console.iter().map(|fd| fd.as_fd()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -256,6 +264,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::{Failure, Report, Stage, pair, receive, send_failed, send_ready};
+    use crate::user::{HOME_MAX_BYTES, Identity};
     use carpel_shim_api::record::User;
     use rustix::io::Errno;
 
@@ -263,14 +272,23 @@ mod tests {
     fn packets_are_read_as_they_were_sent() {
         let (shim, child) = pair().expect("pair");
         assert!(receive(shim.as_fd()).expect("nothing yet").is_none());
+        // As large as one may be.
         let user = User { uid: 7, gid: u32::MAX - 1, groups: (0..1000).collect() };
+        let identity = Identity { user, home: Some(vec![b'/'; HOME_MAX_BYTES - 1]) };
         let console = pair().expect("any descriptor").0;
-        send_ready(child.as_fd(), &user, Some(&console)).expect("send");
-        let Some(Report::Ready { user: got, console: Some(_) }) = receive(shim.as_fd()).expect("packet")
+        send_ready(child.as_fd(), &identity, Some(&console)).expect("send");
+        let Some(Report::Ready { identity: got, console: Some(_) }) = receive(shim.as_fd()).expect("packet")
         else {
             panic!("not ready");
         };
-        assert_eq!(got, user);
+        assert_eq!(got, identity);
+        let homeless = Identity { home: None, ..identity };
+        send_ready(child.as_fd(), &homeless, None).expect("send");
+        let Some(Report::Ready { identity: got, console: None }) = receive(shim.as_fd()).expect("packet")
+        else {
+            panic!("not ready");
+        };
+        assert_eq!(got, homeless);
         let failure = Failure { stage: Stage::Panic, errno: Some(Errno::XDEV), text: "x".repeat(4096) };
         send_failed(child.as_fd(), &failure);
         let Some(Report::Failed(got)) = receive(shim.as_fd()).expect("packet") else { panic!("not failed") };

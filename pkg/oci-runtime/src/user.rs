@@ -20,6 +20,8 @@ const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 const FILE_MAX_BYTES: u64 = 10 << 20;
 const LINE_MAX_BYTES: usize = 64 << 10;
+/// The kernel's `PATH_MAX`, the NUL at the end included: no longer path leads to a folder.
+pub const HOME_MAX_BYTES: usize = 4096;
 /// The largest id; one more means "no change" to setresuid(2).
 const ID_MAX: u32 = u32::MAX - 1;
 
@@ -58,11 +60,14 @@ pub(crate) enum UserError {
     Groups,
 }
 
-/// A process's user, and its home folder if the passwd file has it.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Identity {
-    pub(crate) user: User,
-    pub(crate) home: Option<Vec<u8>>,
+/// Who a process runs as, once that has been looked up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Identity {
+    /// Its ids.
+    pub user: User,
+    /// Its home folder, an absolute path shorter than [`HOME_MAX_BYTES`]; `None` if the passwd file has
+    /// none such.
+    pub home: Option<Vec<u8>>,
 }
 
 /// A line of the passwd file.
@@ -102,7 +107,8 @@ pub(crate) fn resolve(root: &Root, plan: &UserPlan) -> Result<Identity, UserErro
     if let Some(entry) = entry.as_ref().filter(|_| plan.merge_image_groups) {
         add_memberships(open(root, GROUP)?, &entry.name, &mut groups)?;
     }
-    let home = entry.map(|entry| entry.home).filter(|home| home.first() == Some(&b'/'));
+    let home = entry.map(|entry| entry.home);
+    let home = home.filter(|home| home.first() == Some(&b'/') && home.len() < HOME_MAX_BYTES);
     Ok(Identity { user: User { uid, gid, groups }, home })
 }
 

@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-use carpel_shim_api::message::{ExecPlan, ExecRef, FailureKind, Resize, reply, request};
+use carpel_shim_api::message::{Create, Exec, ExecPlan, ExecRef, FailureKind, Resize, reply, request};
+use carpel_shim_api::plan::UserPlan;
+use carpel_shim_api::plan::user_plan::User as WantedUser;
 
 use crate::harness::{Pod, exec, is_alive, process, read_all, read_until, until};
 
@@ -68,6 +70,88 @@ fn an_exec_that_cannot_run_is_told_and_leaves_nothing() {
     let elsewhere = exec("c2", "e1", &["/bin/true"]);
     pod.daemon.refused_as(FailureKind::NotFound, request::Body::Exec(elsewhere));
     assert_eq!(leaves(&pod), Vec::<String>::new());
+    pod.shut_down();
+}
+
+/// What says who a process is.
+const WHO: &str = "id -u; id -g; id -G; echo $HOME";
+
+/// A container of a user that only its image's files know, which says who it is and sleeps.
+fn named_user(pod: &Pod, id: &str) -> Create {
+    let layer = pod.folder().join(format!("{id}-layer"));
+    fs::create_dir_all(layer.join("etc")).expect("make a layer");
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n";
+    fs::write(layer.join("etc/passwd"), passwd).expect("write passwd");
+    fs::write(layer.join("etc/group"), "root:x:0:\nlog:x:40:web\n").expect("write group");
+    let mut create = pod.shell(id, &format!("{WHO}; exec sleep 1000"));
+    create.plan.rootfs.lowers.insert(0, layer.display().to_string());
+    create.plan.process.user = UserPlan {
+        user: Some(WantedUser::Name("web".to_owned())),
+        supplemental_groups: vec![50],
+        merge_image_groups: true,
+        ..UserPlan::default()
+    };
+    create
+}
+
+/// What an exec says on its stdout; it must end well.
+fn output_of(pod: &mut Pod, exec: Exec) -> String {
+    let exec_id = exec.exec_id.clone();
+    let (reply, fds) = pod.daemon.ask_with(request::Body::Exec(exec));
+    assert!(matches!(reply, reply::Body::ExecStarted(_)), "{reply:?}");
+    let (out, err) = (read_all(&fds[0]), read_all(&fds[1]));
+    assert_eq!((pod.daemon.exec_exit_of(&exec_id), err.as_str()), (0, ""));
+    out
+}
+
+#[test]
+fn an_exec_is_who_its_container_is_though_the_users_file_is_masked() {
+    let mut pod = Pod::start();
+    let mut create = named_user(&pod, "c1");
+    create.plan.masked_paths = vec!["/etc/passwd".to_owned(), "/etc/group".to_owned()];
+    pod.run(create);
+    let who = "1000\n1001\n1001 40 50\n/home/web\n";
+    until("the container's own words", || pod.said("c1", "stdout") == who);
+    let script = format!("{WHO}; cat /etc/passwd /etc/group");
+    let asked = exec("c1", "e1", &["/bin/sh", "-c", &script]);
+    assert_eq!(output_of(&mut pod, asked), who);
+    pod.kill("c1", 9);
+    assert_eq!(pod.daemon.exit_of("c1").exit_code, 137);
+    pod.shut_down();
+}
+
+#[test]
+fn an_exec_is_who_its_container_is_though_the_users_file_was_changed() {
+    let mut pod = Pod::start();
+    let create = named_user(&pod, "c1");
+    pod.run(create);
+    let as_user = |exec_id: &str, user: &str, script: &str| {
+        let mut asked = exec("c1", exec_id, &[]);
+        let mut own = process(&["/bin/sh", "-c", script]);
+        own.user.user = Some(WantedUser::Name(user.to_owned()));
+        asked.plan.process = Some(own);
+        asked
+    };
+    let who = "1000\n1001\n1001 40 50\n/home/web\n";
+    // What would make it root, then what no user can be read from.
+    let grown =
+        "echo web:x:0:0::/evil: >> /etc/passwd; sed -i /1000/d /etc/passwd; echo x:x:60:web > /etc/group";
+    let changes = [grown, "rm /etc/passwd /etc/group; mkdir /etc/passwd /etc/group"];
+    for (index, change) in changes.into_iter().enumerate() {
+        let changing = as_user(&format!("change-{index}"), "root", change);
+        assert_eq!(output_of(&mut pod, changing), "");
+        let asked = exec("c1", &format!("own-{index}"), &["/bin/sh", "-c", WHO]);
+        assert_eq!(output_of(&mut pod, asked), who, "{change}");
+        // The files did change: a process that is not the container's own is looked up in them.
+        let anew = as_user(&format!("anew-{index}"), "web", WHO);
+        if change == grown {
+            assert_eq!(output_of(&mut pod, anew), "0\n0\n0\n/evil\n");
+        } else {
+            pod.daemon.refused_as(FailureKind::User, request::Body::Exec(anew));
+        }
+    }
+    pod.kill("c1", 9);
+    assert_eq!(pod.daemon.exit_of("c1").exit_code, 137);
     pod.shut_down();
 }
 

@@ -17,6 +17,7 @@ use crate::child::{self, ChildError};
 use crate::process::credentials;
 use crate::report::{self, Failure, ReadError, Report, Stage};
 use crate::sandbox::mounts::PodMounts;
+use crate::user::Identity;
 
 /// Who it runs as: the pause container's customary user, which no image gives anything to.
 const NOBODY: u32 = 65535;
@@ -85,5 +86,5 @@ fn prepare(mounts: &PodMounts, sync: BorrowedFd<'_>) -> Result<(), ChildError> {
     credentials::become_nobody(NOBODY).map_err(ChildError::Credentials)?;
     // Changing the user has disarmed it.
     child::end_with_parent(sync)?;
-    report::send_ready(sync, &carpel_shim_api::record::User::default(), None).map_err(ChildError::Report)
+    report::send_ready(sync, &Identity::default(), None).map_err(ChildError::Report)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use carpel_shim_api::plan::UserPlan;
 use carpel_shim_api::plan::user_plan::{Group, User as WantedUser};
 
-use super::{Identity, UserError, parse_id, resolve};
+use super::{HOME_MAX_BYTES, Identity, UserError, parse_id, resolve};
 use crate::root::Root;
 
 /// A root folder that goes with the test.
@@ -162,4 +162,10 @@ fn home_is_a_line_of_the_file_and_nothing_more() {
     let image = Image::new("home", "u:x:1:1::/h\\nroot::\nv:x:2:2::relative:\n", "");
     assert_eq!(image.resolve(&uid(1)).expect("resolved").home.as_deref(), Some(b"/h\\nroot".as_slice()));
     assert_eq!(image.resolve(&uid(2)).expect("resolved").home, None);
+    for (length, is_path) in [(HOME_MAX_BYTES - 1, true), (HOME_MAX_BYTES, false)] {
+        let home = "/".repeat(length);
+        let image = Image::new(&format!("home-{length}"), &format!("u:x:1:1::{home}:\n"), "");
+        let found = image.resolve(&uid(1)).expect("resolved").home;
+        assert_eq!(found, is_path.then(|| home.into_bytes()));
+    }
 }

@@ -63,7 +63,8 @@ fn terminal(shim: &mut Shim) {
     plan.terminal = true;
     let membership = carpel_oci_runtime::cgroup::Membership { cgroup: &running.cgroup, leaf: None };
     let container = running.process.pidfd.as_fd();
-    let request = exec::Request { container, plan: &plan, cgroup: membership, stdio: Stdio::Terminal };
+    let stdio = Stdio::Terminal;
+    let request = exec::Request { container, plan: &plan, identity: None, cgroup: membership, stdio };
     let begun = exec::begin(shim.sandbox(), request).expect("begins");
     let mut execing = begun.execing;
     let started = loop {
@@ -133,8 +134,8 @@ fn leaf(shim: &mut Shim) {
     let membership = carpel_oci_runtime::cgroup::Membership { cgroup: &running.cgroup, leaf: Some(&leaf) };
     let plan = shell("sleep 100 & sleep 100");
     let container = running.process.pidfd.as_fd();
-    let begun =
-        exec::begin(shim.sandbox(), exec::Request { container, plan: &plan, cgroup: membership, stdio });
+    let request = exec::Request { container, plan: &plan, identity: None, cgroup: membership, stdio };
+    let begun = exec::begin(shim.sandbox(), request);
     let begun = begun.expect("begins");
     wait_readable(&begun.execing);
     assert!(leaf.is_populated().expect("read"));

@@ -490,7 +490,7 @@ fn created_waits(shim: &mut Shim) {
         Ok(made) => made,
         Err(error) => panic!("{error:?}"),
     };
-    assert_eq!(created.user.uid, 0);
+    assert_eq!(created.identity.user.uid, 0);
     // A second container runs beside it.
     let other = shim.plan("echo other");
     assert_eq!(shim.run(&other).good(), "other\n");

@@ -324,7 +324,7 @@ impl Shim {
                 }
             }
         };
-        let (user, console) = (created.user.clone(), created.console.take());
+        let (user, console) = (created.identity.user.clone(), created.console.take());
         let Pipes { stdout, stderr } = pipes;
         Ok((created, Running { process: begun.process, user, console, cgroup, stdout, stderr }))
     }
@@ -360,7 +360,7 @@ impl Shim {
         let (stdio, pipes) = streams();
         let membership = Membership { cgroup: &container.cgroup, leaf: None };
         let pidfd = container.process.pidfd.as_fd();
-        let request = exec::Request { container: pidfd, plan, cgroup: membership, stdio };
+        let request = exec::Request { container: pidfd, plan, identity: None, cgroup: membership, stdio };
         let begun = exec::begin(self.sandbox(), request)?;
         let mut execing = begun.execing;
         loop {
