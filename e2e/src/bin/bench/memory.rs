@@ -19,7 +19,7 @@ pub(crate) struct Kept {
     pub(crate) private_kib: f64,
     /// Memory of those processes, what is shared divided by the sharers, for each pod.
     pub(crate) proportional_kib: f64,
-    /// The daemon's resident set before these pods.
+    /// The daemon's resident set before these pods, after all that were measured before.
     pub(crate) idle_kib: f64,
     /// And with them.
     pub(crate) loaded_kib: f64,
@@ -59,7 +59,8 @@ pub(crate) async fn measure(peer: &Peer, mode: Mode, count: usize) -> Kept {
     }
 }
 
-fn resident_kib(pid: u32) -> f64 {
+/// The resident set of a process.
+pub(crate) fn resident_kib(pid: u32) -> f64 {
     field(&fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs"), "VmRSS:")
 }
 

@@ -14,6 +14,7 @@ use carpel_e2e::tar::Tar;
 use serde_json::json;
 
 use crate::life::{Mode, Took};
+use crate::memory;
 
 /// The image every container runs.
 pub(crate) const IMAGE: &str = "docker.io/library/busybox:bench";
@@ -42,6 +43,8 @@ pub(crate) struct Peer {
     pub(crate) client: Client,
     /// Times by verb.
     pub(crate) took: Took,
+    /// The daemon's resident set when it had just started, in KiB.
+    pub(crate) fresh_kib: f64,
     runtime: Runtime,
     // After the daemon, which runs in it.
     _netns: NetNs,
@@ -132,13 +135,14 @@ impl Peer {
             ..Default::default()
         };
         let daemon = Daemon::start(options).await;
+        let fresh_kib = memory::resident_kib(daemon.pid());
         let socket = daemon.socket().to_string_lossy().into_owned();
         let archive = images.busybox().to_string_lossy().into_owned();
         let carpel = daemon::program("carpel").to_string_lossy().into_owned();
         kernel::run(&carpel, &["--address", &socket, "import", &archive]);
         let client = daemon.client.clone();
         let runtime = Runtime::Carpel(Box::new(daemon));
-        Self { name: "Carpel", client, took: Took::default(), runtime, _netns: netns }
+        Self { name: "Carpel", client, took: Took::default(), fresh_kib, runtime, _netns: netns }
     }
 
     /// containerd and runc.
@@ -151,11 +155,19 @@ impl Peer {
             netns: Some(netns.path()),
         };
         let containerd = Containerd::start(options).await;
+        let fresh_kib = memory::resident_kib(containerd.pid());
         containerd.import(&images.pause(), PAUSE_IMAGE).await;
         containerd.import(&images.busybox(), IMAGE).await;
         let client = containerd.client.clone();
         let runtime = Runtime::Containerd(Box::new(containerd));
-        Self { name: "containerd 2.3.4, runc 1.4.1", client, took: Took::default(), runtime, _netns: netns }
+        Self {
+            name: "containerd 2.3.4, runc 1.4.1",
+            client,
+            took: Took::default(),
+            fresh_kib,
+            runtime,
+            _netns: netns,
+        }
     }
 
     /// The daemon's process id.

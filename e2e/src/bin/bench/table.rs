@@ -29,12 +29,14 @@ pub(crate) fn print(mode: Mode, rounds: usize, pods: usize, peers: &[Peer], kept
         });
         row(verb.title(), cells);
     }
+    let started = peers.iter().map(|peer| figure(peer.fresh_kib / 1024.0));
+    row("daemon's resident memory, MiB, just started", started);
     let each = format!("a pod of {CONTAINERS} containers");
     let figures: [(String, Figure); 5] = [
         (format!("helper processes, {each}"), |kept| kept.helpers),
         (format!("their private memory, KiB, {each}"), |kept| kept.private_kib),
         (format!("their proportional memory, KiB, {each}"), |kept| kept.proportional_kib),
-        ("daemon's resident memory, MiB, no pod".to_owned(), |kept| kept.idle_kib / 1024.0),
+        ("daemon's resident memory, MiB, no pod any more".to_owned(), |kept| kept.idle_kib / 1024.0),
         (format!("daemon's resident memory, MiB, {pods} pods"), |kept| kept.loaded_kib / 1024.0),
     ];
     for (name, of) in figures {
