@@ -60,12 +60,12 @@ pub(crate) enum State {
     /// It was told to execve.
     Starting { process: Process, starting: Starting, caller: Caller },
     /// execve failed, and it is to be reaped.
-    StartFailed { process: Process, failure: Failure, caller: Caller, at_ns: i64 },
+    StartFailed { process: Process, failure: Failure, caller: Caller },
     /// It runs.
     Running { process: Process, started_at_ns: i64 },
     /// It was reaped. Its output is read to the end, or until the deadline, if somebody who is not
-    /// of the container holds a pipe open.
-    Draining { record: ExitRecord, start_failure: Option<(Failure, Caller)>, until: Instant },
+    /// of the container holds a pipe open, or until so many bytes more, if it writes into it.
+    Draining { record: ExitRecord, start_failure: Option<(Failure, Caller)>, until: Instant, left: usize },
     /// All that will ever be known.
     Exited { record: ExitRecord, saved: bool },
     /// Between two states. Never seen from outside of a transition.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use carpel_cgroups::Cgroup;
 use carpel_oci_runtime::cgroup::Membership;
@@ -20,8 +19,6 @@ use crate::stdio::{Streams, now_ns};
 
 /// Containers of one pod at a time.
 const CONTAINERS_MAX: usize = 512;
-/// How long the cgroup of a container that was not made may be busy.
-const UNDO_PATIENCE: Duration = Duration::from_millis(50);
 
 impl Pod {
     /// Makes a container: everything up to the init process's execve.
@@ -48,7 +45,7 @@ impl Pod {
         let rules = device_rules(&request.plan.cgroup.device_rules).map_err(|e| invalid(&e))?;
         let limits = limits(&request.plan.cgroup.resources);
         limits.check().map_err(|e| invalid(&e))?;
-        let (streams, stdio) =
+        let (mut streams, stdio) =
             Streams::make(key, &request).map_err(|e| failure(FailureKind::Internal, &e))?;
         let cgroup = Cgroup::create(&ready.tree, &place, &limits, Some(&rules))
             .map_err(|e| failure(FailureKind::Internal, &e))?;
@@ -61,9 +58,14 @@ impl Pod {
                 });
             watched.map(|()| begun)
         });
-        let begun = begun.inspect_err(|_| {
-            let _left_over = cgroup.kill().is_ok() && cgroup.delete(UNDO_PATIENCE).is_ok();
-        })?;
+        let begun = match begun {
+            Ok(begun) => begun,
+            Err(failure) => {
+                streams.close(&self.poller);
+                self.undo(cgroup, failure, caller);
+                return Ok(Answer::Later);
+            }
+        };
         let container = Container {
             id: request.container_id,
             process: request.plan.process,
@@ -116,7 +118,7 @@ impl Pod {
             Err(error) => {
                 kill(&process);
                 let failure = of_start(&error);
-                container.state = State::StartFailed { process, failure, caller, at_ns: now_ns() };
+                container.state = State::StartFailed { process, failure, caller };
             }
         }
         Ok(Answer::Later)
@@ -153,7 +155,7 @@ impl Pod {
                     Err(error) => {
                         kill(&process);
                         let failure = of_start(&error);
-                        container.state = State::StartFailed { process, failure, caller, at_ns: now_ns() };
+                        container.state = State::StartFailed { process, failure, caller };
                     }
                 }
             }
@@ -197,7 +199,7 @@ impl Pod {
         match std::mem::replace(&mut container.state, State::Changing) {
             State::Starting { process, caller, .. } => {
                 kill(&process);
-                container.state = State::StartFailed { process, failure, caller, at_ns: now_ns() };
+                container.state = State::StartFailed { process, failure, caller };
             }
             other => container.state = other,
         }

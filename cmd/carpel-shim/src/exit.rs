@@ -13,7 +13,7 @@ use rustix::process::{WaitOptions, WaitStatus};
 use crate::container::{Caller, State};
 use crate::failure::{of_create, of_start, plain};
 use crate::pod::Pod;
-use crate::stdio::now_ns;
+use crate::stdio::{LAST_BYTES, now_ns};
 
 /// How long output may come from a pipe that somebody outside of the container holds open.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -21,8 +21,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 const START_FAILED_CODE: i32 = 128;
 /// Between two tries to write a record.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
-/// How long the cgroup of a container that was not made may be busy.
-const UNDO_PATIENCE: Duration = Duration::from_millis(50);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy)]
@@ -104,8 +102,9 @@ impl Pod {
             State::Starting { process, starting, caller } => {
                 self.poller.remove(&starting);
                 match starting.on_readable() {
+                    // The program never ran: no start.
                     Err(error @ StartError::Init(_)) => {
-                        self.end(key, ended, now_ns(), Some((of_start(&error), caller)));
+                        self.end(key, ended, 0, Some((of_start(&error), caller)));
                     }
                     // It ran, for however short a time; the exit tells the rest.
                     Ok(StartProgress::Started | StartProgress::Pending(_)) | Err(_) => {
@@ -115,8 +114,8 @@ impl Pod {
                     }
                 }
             }
-            State::StartFailed { failure, caller, at_ns, .. } => {
-                self.end(key, ended, at_ns, Some((failure, caller)));
+            State::StartFailed { failure, caller, .. } => {
+                self.end(key, ended, 0, Some((failure, caller)));
             }
             State::Running { started_at_ns, .. } => self.end(key, ended, started_at_ns, None),
             other => container.state = other,
@@ -134,10 +133,8 @@ impl Pod {
     fn undo_create(&mut self, key: u32, failure: Failure, caller: Caller) {
         if let Some(mut container) = self.containers.remove(&key) {
             container.streams.close(&self.poller);
-            let _left_over =
-                container.cgroup.kill().is_ok() && container.cgroup.delete(UNDO_PATIENCE).is_ok();
+            self.undo(container.cgroup, failure, caller);
         }
-        self.fail(caller, failure);
         self.after_exit();
     }
 
@@ -162,12 +159,10 @@ impl Pod {
             message,
         };
         let until = Instant::now() + DRAIN_MAX;
-        container.state = State::Draining { record, start_failure, until };
+        container.state = State::Draining { record, start_failure, until, left: LAST_BYTES };
         container.streams.close_stdin(&self.poller);
-        let drained = container.streams.drain(&mut self.buffer, &self.poller);
-        if drained {
-            self.finish(key);
-        } else {
+        self.finish_if_drained(key);
+        if self.containers.get(&key).is_some_and(|c| matches!(c.state, State::Draining { .. })) {
             self.tick_at(until);
         }
     }
@@ -175,8 +170,8 @@ impl Pod {
     /// Output has ended on one stream; if on all, the container is over.
     pub(crate) fn finish_if_drained(&mut self, key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
-        if matches!(container.state, State::Draining { .. })
-            && container.streams.drain(&mut self.buffer, &self.poller)
+        if let State::Draining { left, .. } = &mut container.state
+            && container.streams.drain(&mut self.buffer, &self.poller, left)
         {
             self.finish(key);
         }

@@ -35,5 +35,6 @@ mod request;
 mod resources;
 mod snapshot;
 mod stdio;
+mod undo;
 
 pub use pod::{RunError, run};

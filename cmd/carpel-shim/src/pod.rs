@@ -23,6 +23,7 @@ use crate::container::{Caller, Container};
 use crate::log::Stream;
 use crate::poller::{EventFlags, KEY_MAX, Poller, Source};
 use crate::remove::Ending;
+use crate::undo::Undone;
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -68,6 +69,8 @@ pub(crate) struct Pod {
     pub(crate) poller: Poller,
     pub(crate) ready: Option<Ready>,
     pub(crate) containers: BTreeMap<u32, Container>,
+    /// What is left of containers that could not be made.
+    pub(crate) undone: Vec<Undone>,
     /// Who waits for all containers to be dead.
     pub(crate) stopping: Vec<Caller>,
     pub(crate) ending: Ending,
@@ -124,6 +127,7 @@ impl Pod {
             poller,
             ready: None,
             containers: BTreeMap::new(),
+            undone: Vec::new(),
             stopping: Vec::new(),
             ending: Ending::No,
             tick: Some(Instant::now() + ABANDONED_AFTER),

@@ -2,20 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use carpel_cgroups::DeleteError;
+use carpel_cgroups::{Cgroup, DeleteError};
 use carpel_shim_api::message::{Done, ExecExited, Failure, FailureKind, event, reply};
 use rustix::fs::AtFlags;
 
 use crate::container::{Caller, Container, Removal, State};
+use crate::create::kill;
 use crate::exec::ExecState;
-use crate::failure::failure;
+use crate::failure::{failure, plain};
 use crate::pod::Pod;
 use crate::request::{Answer, check_id, signal, wrong_state};
 
 /// How long a dead container's cgroup may be busy.
-const BUSY_MAX: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at a cgroup.
-const LOOK_AGAIN: Duration = Duration::from_millis(3);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(3);
 /// How long a last answer may take to be read.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 const SIGKILL: i32 = 9;
@@ -110,6 +111,7 @@ impl Pod {
     pub(crate) fn after_exit(&mut self) {
         let keys: Vec<u32> = self.containers.keys().copied().collect();
         keys.into_iter().for_each(|key| self.try_removal(key));
+        let _told_at_the_end = self.try_undone();
         if !self.stopping.is_empty() && self.is_all_dead() {
             for caller in std::mem::take(&mut self.stopping) {
                 self.reply(caller, reply::Body::Done(Done {}));
@@ -125,7 +127,9 @@ impl Pod {
     /// Whether no container has a process any more. Those that are killed with their init process
     /// die a moment after it.
     fn is_all_dead(&self) -> bool {
-        self.containers.values().all(|c| !c.is_alive() && !c.cgroup.is_populated().unwrap_or(false))
+        let is_empty = |cgroup: &Cgroup| !cgroup.is_populated().unwrap_or(false);
+        self.containers.values().all(|c| !c.is_alive() && is_empty(&c.cgroup))
+            && self.undone.iter().all(|undone| is_empty(&undone.cgroup))
     }
 
     /// Removes what is left of a container that is to be deleted, if it has ended.
@@ -139,8 +143,8 @@ impl Pod {
         match container.cgroup.delete(Duration::ZERO) {
             Ok(()) => {
                 if let Some(container) = self.containers.remove(&key) {
-                    self.tell_of_dead_execs(&container);
                     self.remove_record(&container.id);
+                    self.tell_of_dead_execs(container);
                 }
                 self.reply(caller, reply::Body::Done(Done {}));
             }
@@ -157,13 +161,26 @@ impl Pod {
 
     /// The container's cgroup was empty: execs that are not reaped yet were killed with it, and when
     /// they are reaped nobody knows any more whose they were.
-    fn tell_of_dead_execs(&mut self, container: &Container) {
-        for exec in container.execs.values().filter(|exec| matches!(exec.state, ExecState::Running)) {
-            self.publish(event::Body::ExecExited(ExecExited {
-                container_id: container.id.clone(),
-                exec_id: exec.id.clone(),
-                exit_code: 128 + SIGKILL,
-            }));
+    fn tell_of_dead_execs(&mut self, container: Container) {
+        let container_id = container.id;
+        for exec in container.execs.into_values() {
+            match exec.state {
+                ExecState::Starting { execing, caller, .. } => {
+                    self.poller.remove(&execing);
+                    // It may not have got as far as the container's cgroup.
+                    kill(&exec.process);
+                    let message = format!("container {container_id} was deleted before exec {} ran", exec.id);
+                    self.fail(caller, plain(FailureKind::WrongState, message));
+                }
+                ExecState::Failed { failure, caller } => self.fail(caller, failure),
+                ExecState::Running => self.publish(event::Body::ExecExited(ExecExited {
+                    container_id: container_id.clone(),
+                    exec_id: exec.id,
+                    exit_code: 128 + SIGKILL,
+                })),
+                // Its end was told.
+                ExecState::Lingering | ExecState::Changing => {}
+            }
         }
     }
 
@@ -180,15 +197,18 @@ impl Pod {
         }
         let now = Instant::now();
         let until = *until.get_or_insert(now + BUSY_MAX);
-        let mut busy = None;
-        self.containers.retain(|_, container| match container.cgroup.delete(Duration::ZERO) {
-            Ok(()) => false,
+        let mut busy = self.try_undone();
+        let mut gone = |cgroup: &Cgroup| match cgroup.delete(Duration::ZERO) {
+            Ok(()) => true,
             Err(error) => {
-                let _tried_again = container.cgroup.kill();
+                let _tried_again = cgroup.kill();
                 busy = Some(error);
-                true
+                false
             }
-        });
+        };
+        let dead: Vec<Container> =
+            self.containers.extract_if(.., |_, c| gone(&c.cgroup)).map(|(_, c)| c).collect();
+        dead.into_iter().for_each(|container| self.tell_of_dead_execs(container));
         if let Some(error) = busy {
             if now < until {
                 self.tick_at(now + LOOK_AGAIN);

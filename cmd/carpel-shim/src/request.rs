@@ -228,24 +228,24 @@ impl Pod {
 /// Sends a signal to a container's init process, or to all of it. One that has exited is no error.
 pub(crate) fn signal(container: &Container, signal: i32, all: bool) -> Result<(), Failure> {
     let Some(init) = container.init() else { return Ok(()) };
-    let failed = |e: &(dyn std::error::Error + 'static)| failure(FailureKind::Internal, e);
+    let mut result = Ok(());
     // SIGKILL means all of it in any case: the rest does not outlive the init process. A frozen
     // container dies by its cgroup only.
     if all || signal == SIGKILL {
-        container.cgroup.signal(signal).map_err(|e| failed(&e))?;
+        result = container.cgroup.signal(signal).map_err(|e| failure(FailureKind::Internal, &e));
     }
-    // All the same: a process that is not in its cgroup yet.
+    // All the same: a process that is not in its cgroup yet, or whose cgroup could not be reached.
     if !all || signal == SIGKILL {
         use std::os::fd::AsFd;
         match carpel_sys::signal::send(init.pidfd.as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => {}
             Err(e) => {
                 let message = format!("send signal {signal} to container {}: {e}", container.id);
-                return Err(plain(FailureKind::Internal, message));
+                result = result.and(Err(plain(FailureKind::Internal, message)));
             }
         }
     }
-    Ok(())
+    result
 }
 
 /// Sets the size of the terminal that another process has as one of its streams. The shim does not

@@ -21,8 +21,9 @@ impl Pod {
 fn of_container(container: &Container) -> Option<ContainerSnapshot> {
     let (state, started_at_ns, exit) = match &container.state {
         State::Creating { .. } | State::CreateFailed { .. } | State::Changing => return None,
-        State::Created { .. } | State::Starting { .. } => (ContainerState::Created, 0, None),
-        State::StartFailed { at_ns, .. } => (ContainerState::Running, *at_ns, None),
+        State::Created { .. } | State::Starting { .. } | State::StartFailed { .. } => {
+            (ContainerState::Created, 0, None)
+        }
         State::Running { started_at_ns, .. } => (ContainerState::Running, *started_at_ns, None),
         // Its event is still to come, when its log is complete.
         State::Draining { record, .. } => (ContainerState::Running, record.started_at_ns, None),

@@ -15,6 +15,11 @@ use crate::attach::{Client, Input};
 use crate::log::{Log, OpenError, Stream};
 use crate::poller::{EventFlags, Poller, Source};
 
+/// What is read of one stream before the others have their turn.
+const TURN_BYTES: usize = 512 << 10;
+/// What is read after the init process was reaped. What it wrote itself is less: the kernel gives a
+/// pipe at most 1 MiB (`fs.pipe-max-size`). More comes from somebody who is not of the container.
+pub(crate) const LAST_BYTES: usize = 4 << 20;
 /// Clients of one container.
 const CLIENTS_MAX: usize = 64;
 
@@ -74,8 +79,8 @@ pub(crate) enum AttachError {
 /// What a read brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pumped {
-    /// Something; there may be more.
-    Data,
+    /// So many bytes; there may be more.
+    Data(usize),
     /// Nothing now.
     Empty,
     /// Nothing ever again.
@@ -182,7 +187,7 @@ impl Streams {
                     client.send(stream, bytes);
                 }
                 self.forget_gone_clients();
-                return Pumped::Data;
+                return Pumped::Data(n);
             }
             Err(Errno::AGAIN | Errno::INTR) => return Pumped::Empty,
             // EIO: the last process has closed the terminal.
@@ -213,13 +218,21 @@ impl Streams {
         self.forget_gone_clients();
     }
 
-    /// Reads all that is there. `true`: and there will be no more.
-    pub(crate) fn drain(&mut self, buffer: &mut [u8], poller: &Poller) -> bool {
+    /// Reads what is there, for one turn of the loop: of a stream that has more, the poller tells
+    /// again. `left` is what may be read at all. `true`: it is used up, or there will be no more.
+    pub(crate) fn drain(&mut self, buffer: &mut [u8], poller: &Poller, left: &mut usize) -> bool {
         let mut ended = true;
         for stream in [Stream::Stdout, Stream::Stderr] {
+            let mut turn = 0;
             loop {
                 match self.pump(stream, buffer, poller) {
-                    Pumped::Data => {}
+                    Pumped::Data(n) => {
+                        turn += n;
+                        if turn >= TURN_BYTES {
+                            ended = false;
+                            break;
+                        }
+                    }
                     Pumped::Empty => {
                         ended = false;
                         break;
@@ -227,8 +240,9 @@ impl Streams {
                     Pumped::End => break,
                 }
             }
+            *left = left.saturating_sub(turn);
         }
-        ended
+        ended || *left == 0
     }
 
     /// Closes everything; what waits for a newline goes to the log.
@@ -311,7 +325,6 @@ impl Streams {
 
     /// A client has sent input, or closed it.
     pub(crate) fn forward_input(&mut self, client_key: u32, poller: &Poller) {
-        let source = Source::ClientStdin(self.key, client_key);
         let Some(client) = self.clients.get_mut(&client_key) else { return };
         let sink = match &self.stdin {
             Stdin::Pipe { pipe, .. } => Some(pipe.as_fd()),
@@ -323,9 +336,10 @@ impl Streams {
             Input::Open => {}
             Input::Full => {
                 // Neither the container nor the client may make the loop spin: the one is watched
-                // for room, the other not at all until there is some.
+                // for room, the other not at all until there is some. To watch it for nothing would
+                // not do: that it was closed is told in any case, and with every turn again.
                 if let Some(stdin) = &client.stdin {
-                    let _closed_meanwhile = poller.modify(stdin, source, EventFlags::empty());
+                    poller.remove(stdin);
                 }
                 self.watch_sink(poller);
             }
@@ -364,8 +378,12 @@ impl Streams {
         for client_key in keys {
             if let Some(stdin) = self.clients.get(&client_key).and_then(|c| c.stdin.as_ref()) {
                 let source = Source::ClientStdin(self.key, client_key);
-                let _gone = poller.modify(stdin, source, EventFlags::IN);
-                self.forward_input(client_key, poller);
+                match poller.add(stdin, source, EventFlags::IN) {
+                    // EEXIST: this one did not wait.
+                    Ok(()) | Err(Errno::EXIST) => self.forward_input(client_key, poller),
+                    // Nobody would hear of its input: the client shall know.
+                    Err(_) => self.end_input(client_key, poller),
+                }
             }
         }
     }

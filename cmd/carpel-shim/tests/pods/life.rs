@@ -65,8 +65,9 @@ fn what_cannot_be_executed_is_told_and_recorded_with_128() {
     assert!(message.contains("no-such-command"), "{message}");
     let exit = pod.daemon.exit_of("c1");
     assert_eq!((exit.exit_code, exit.message), (128, message));
-    assert!(exit.started_at_ns > 0 && exit.finished_at_ns > 0);
-    assert_eq!(pod.record("c1").map(|r| r.exit_code), Some(128));
+    // It never ran, and that is how it is known again as a start that failed.
+    assert!(exit.started_at_ns == 0 && exit.finished_at_ns > 0);
+    assert_eq!(pod.record("c1").map(|r| (r.exit_code, r.started_at_ns)), Some((128, 0)));
     assert!(pod.log_path("c1").exists());
     pod.delete("c1");
     pod.shut_down();
