@@ -3,7 +3,8 @@
 //! ```text
 //!  prepare   in the host's mount namespace, before pivot_root: what comes from the host's paths is
 //!            cloned into mounts that are attached nowhere
-//!  attach    after pivot_root, inside the new root alone: file systems are made, all is attached
+//!  attach    after pivot_root, inside the new root alone: file systems are made, parts of the root
+//!            are cloned, all is attached
 //! ```
 //!
 //! So no path of the host is looked up once the image's root can play a part, and none of the image's
@@ -76,6 +77,14 @@ pub(crate) enum OneMountError {
         #[source]
         source: Errno,
     },
+    #[error("bind {path} of the container's root")]
+    Rootfs {
+        path: String,
+        #[source]
+        source: Errno,
+    },
+    #[error("{0} leads to the container's root itself, of which it should be a part")]
+    WholeRoot(String),
     #[error("it must be mounted on an ordinary directory, not through a symbolic link")]
     Symlink,
     #[error("find or make the mount point")]
@@ -97,7 +106,7 @@ impl MountError {
     }
 }
 
-/// A mount that is ready to be attached, or a file system still to be made inside.
+/// A mount that is ready to be attached, or one still to be made inside.
 #[derive(Debug)]
 enum Prepared {
     Detached(OwnedFd),
@@ -166,7 +175,7 @@ fn prepare_one(mount: &MountPlan, host: &[Mount]) -> Result<Prepared, OneMountEr
     }
     match &mount.source {
         None => Err(OneMountError::NoSource),
-        Some(Source::Filesystem(_)) => Ok(Prepared::Inside),
+        Some(Source::Filesystem(_) | Source::Rootfs(_)) => Ok(Prepared::Inside),
         Some(Source::Bind(source)) => {
             let clone = bind::prepare(mount, source, host).map_err(OneMountError::Bind)?;
             Ok(Prepared::Detached(clone))
@@ -294,6 +303,11 @@ fn attach_one(
             let fixed = is_dev || matches!(source.fs_type.as_str(), "proc" | "sysfs");
             (fd, if fixed { Links::Refuse } else { Links::Follow })
         }
+        (Prepared::Inside, Some(Source::Rootfs(source))) => {
+            let part = part_of_root(root, &source.path)?;
+            set_attributes(part.as_fd(), mount)?;
+            (part, Links::Follow)
+        }
         (Prepared::Inside | Prepared::PassedOver, _) => return Err(OneMountError::NoSource),
     };
     let stat = fstat(&fd).map_err(OneMountError::Attach)?;
@@ -306,6 +320,18 @@ fn attach_one(
         set_attr(fd.as_fd(), change).map_err(OneMountError::Attributes)?;
     }
     Ok(fd)
+}
+
+/// A part of the container's root as a mount.
+fn part_of_root(root: &Root, path: &str) -> Result<OwnedFd, OneMountError> {
+    let failed = |source| OneMountError::Rootfs { path: path.to_owned(), source };
+    let part = root.ensure(path, Absent::Dir, Links::Follow).map_err(failed)?;
+    let (found, whole) = (fstat(&part).map_err(failed)?, fstat(root).map_err(failed)?);
+    // A symbolic link of the image's must not make all of a read-only root writable.
+    if (found.st_dev, found.st_ino) == (whole.st_dev, whole.st_ino) {
+        return Err(OneMountError::WholeRoot(path.to_owned()));
+    }
+    clone_mount(part.as_fd()).map_err(failed)
 }
 
 /// A file system of the container's own has no peers outside; its propagation matters for namespaces
@@ -336,7 +362,7 @@ fn set_attributes(fd: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), OneMountE
     Ok(())
 }
 
-/// Clones a mount of this namespace.
+/// Clones a mount of this namespace, or the part of one below a folder; without the mounts on it.
 pub(crate) fn clone_mount(mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;

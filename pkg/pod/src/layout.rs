@@ -3,7 +3,7 @@
 //! ```text
 //!  <root>/pods/<id>.json            identity record             <state>/pods/<id>/shim.sock
 //!  <root>/containers/<id>/container.json                                        /shim.log
-//!                        /config.json /upper  /work  /volumes/<n>                            /exits/<container>
+//!                        /config.json /upper  /work                                          /exits/<container>
 //!  <root>/quarantine/   damaged records                                         /resolv.conf  /hostname
 //!  <root>/trash/        to be deleted, off every path
 //! ```
@@ -74,10 +74,6 @@ impl Layout {
 
     pub(crate) fn work(&self, id: &ContainerId) -> PathBuf {
         self.container(id).join("work")
-    }
-
-    pub(crate) fn volumes(&self, id: &ContainerId) -> PathBuf {
-        self.container(id).join("volumes")
     }
 
     pub(crate) fn quarantine(&self) -> PathBuf {

@@ -138,7 +138,7 @@ pub struct MountPlan {
     #[prost(string, tag = "1")]
     pub destination: String,
     /// What is mounted.
-    #[prost(oneof = "mount_plan::Source", tags = "2, 3, 4")]
+    #[prost(oneof = "mount_plan::Source", tags = "2, 3, 4, 9")]
     pub source: Option<mount_plan::Source>,
     /// `MOUNT_ATTR_*` to set on it (mount_setattr(2)), for a bind mount after it was cloned.
     #[prost(uint64, tag = "5")]
@@ -169,6 +169,9 @@ pub mod mount_plan {
         /// A read-only overlay of image layers (an image volume), or one layer.
         #[prost(message, tag = "4")]
         Layers(super::LayersSource),
+        /// A part of the container's own root file system.
+        #[prost(message, tag = "9")]
+        Rootfs(super::RootfsSource),
     }
 }
 
@@ -207,6 +210,16 @@ pub struct LayersSource {
     /// A path inside them to mount instead of their root; resolved within them.
     #[prost(string, tag = "2")]
     pub sub_path: String,
+}
+
+/// A part of the container's own root file system, as a mount of its own. Where it is bound onto
+/// itself, what is read-only of `/` ([`RootfsPlan::readonly`]) is not so for this part: that says
+/// something of one mount and nothing of those below it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RootfsSource {
+    /// Absolute path inside the container. A folder is made if nothing is there, 0755.
+    #[prost(string, tag = "1")]
+    pub path: String,
 }
 
 /// How mounts and unmounts travel. mount_namespaces(7).

@@ -8,7 +8,6 @@ use crate::config::{PidMode, Terminal};
 use crate::error::PlanError;
 use crate::input::ContainerInput;
 use crate::mounts::Mounts;
-use crate::volumes::VolumePlan;
 use crate::{cgroup, devices, mounts, path, process, resources, security, signal, user};
 
 /// The longest id of a target container, in bytes.
@@ -25,8 +24,6 @@ pub struct PlannedContainer {
     pub plan: ContainerPlan,
     /// The kernel's number of the signal that asks the container to stop.
     pub stop_signal: i32,
-    /// Folders to make before the container is created, and to remove with it.
-    pub volumes: Vec<VolumePlan>,
 }
 
 /// Computes a container.
@@ -44,7 +41,7 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
     }
     let (pid_namespace, pid_target) = pid_namespace(input)?;
     let devices = devices::plan_devices(input)?;
-    let Mounts { mounts, rootfs_propagation, pod_shm, volumes } = mounts::plan_mounts(input)?;
+    let Mounts { mounts, rootfs_propagation, pod_shm } = mounts::plan_mounts(input)?;
     let plan = ContainerPlan {
         process: process_plan(input)?,
         rootfs: rootfs(input)?,
@@ -63,7 +60,7 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
     if bytes > PLAN_MAX_BYTES {
         return Err(PlanError::TooLarge { bytes, max: PLAN_MAX_BYTES });
     }
-    Ok(PlannedContainer { plan, stop_signal: stop_signal(input)?, volumes })
+    Ok(PlannedContainer { plan, stop_signal: stop_signal(input)? })
 }
 
 /// The process of an exec that says everything anew: the container's own with another command and

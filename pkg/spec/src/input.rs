@@ -82,8 +82,6 @@ pub struct ContainerInput<'a> {
     pub host_devices: &'a [HostDevice],
     /// The seccomp profile's content, where one is needed.
     pub seccomp: SeccompInput<'a>,
-    /// The folder in which the caller makes folders for image volumes, absolute.
-    pub volumes_dir: &'a str,
     /// The node.
     pub node: &'a NodeFacts,
 }

@@ -47,7 +47,6 @@ pub use resources::plan_resources;
 pub use runtime_spec::{RuntimeSpecFacts, runtime_spec, runtime_spec_json};
 pub use sandbox::{effective_hostname, network_sysctls, sandbox_plan};
 pub use security::{SeccompNeed, compile_seccomp, seccomp_need};
-pub use volumes::VolumePlan;
 
 #[cfg(test)]
 mod tests;

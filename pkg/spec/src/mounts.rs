@@ -1,15 +1,18 @@
 //! The mounts of a container, in the order in which they are made.
 //!
 //! ```text
+//!   image volumes
 //!   /proc  /dev  /sys                    always there, unless the client mounts over one
 //!   /dev/pts  /dev/mqueue  /dev/shm      not below a /dev of the client's
 //!   /sys/fs/cgroup
 //!   /etc/resolv.conf  /etc/hostname  (/etc/hosts)      the pod's files
-//!   the client's, and image volumes
+//!   the client's
 //! ```
 //!
 //! All are sorted by depth, parents first, and are otherwise in the order above: a mount can hide
-//! what is above it in the tree only if somebody asked for exactly that. What stands at `/dev/shm` holds
+//! what is above it in the tree only if somebody asked for exactly that. Image volumes come before all
+//! others whatever their depth: they are parts of the root, and where the image's symbolic links lead
+//! them elsewhere, they still hide no other mount and are no part of one. What stands at `/dev/shm` holds
 //! a place in that order: with `ContainerPlan::pod_shm` the shim mounts the pod's there, which it knows.
 
 use carpel_shim_api::plan::{
@@ -21,7 +24,7 @@ use crate::error::{MountProblem, PlanError};
 use crate::input::ContainerInput;
 use crate::path;
 use crate::seccomp::KernelVersion;
-use crate::volumes::{VolumePlan, plan_volumes};
+use crate::volumes::plan_volumes;
 
 /// mount_setattr(2) `MOUNT_ATTR_RDONLY`.
 pub(crate) const RDONLY: u64 = 0x1;
@@ -63,8 +66,6 @@ pub(crate) struct Mounts {
     pub(crate) rootfs_propagation: Propagation,
     /// The pod's `/dev/shm` is mounted, because the client mounts nothing of its own over it.
     pub(crate) pod_shm: bool,
-    /// Folders for image volumes.
-    pub(crate) volumes: Vec<VolumePlan>,
 }
 
 /// Mounts of a container.
@@ -89,12 +90,15 @@ pub(crate) fn plan_mounts(input: &ContainerInput<'_>) -> Result<Mounts, PlanErro
     let mut mounts: Vec<MountPlan> =
         kernel_mounts(input).into_iter().chain(pod_files(input)?).filter(|mount| !replaced(mount)).collect();
     mounts.append(&mut of_client);
-    let mounted: Vec<String> = mounts.iter().map(|mount| mount.destination.clone()).collect();
-    let volumes = plan_volumes(input, &mounted)?;
-    mounts
-        .extend(volumes.iter().map(|volume| bind(&volume.container_path, &volume.host_path, NOSUID | NODEV)));
-    mounts.sort_by_key(|mount| mount.destination.matches('/').count());
-    Ok(Mounts { mounts, rootfs_propagation: rootfs_propagation(asked), pod_shm, volumes })
+    mounts.sort_by_key(depth);
+    let mut in_order = plan_volumes(input, &mounts)?;
+    in_order.sort_by_key(depth);
+    in_order.append(&mut mounts);
+    Ok(Mounts { mounts: in_order, rootfs_propagation: rootfs_propagation(asked), pod_shm })
+}
+
+fn depth(mount: &MountPlan) -> usize {
+    mount.destination.matches('/').count()
 }
 
 /// File systems of the kernel. Read-only where they would let the container change the host.

@@ -172,6 +172,10 @@ fn mount(plan: &MountPlan) -> Mount {
             options.push(format!("lowerdir={}", layers.lowers.join(":")));
             ("overlay", "overlay".to_owned())
         }
+        Some(mount_plan::Source::Rootfs(part)) => {
+            options.push("bind".to_owned());
+            ("bind", part.path.clone())
+        }
         None => ("none", String::new()),
     };
     let flags = [

@@ -10,6 +10,7 @@ mod features;
 mod harness;
 mod isolation;
 mod pods;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -21,5 +22,6 @@ fn main() -> ExitCode {
     cases.extend_from_slice(exec::CASES);
     cases.extend_from_slice(attacks::CASES);
     cases.extend_from_slice(dirty::CASES);
+    cases.extend_from_slice(volumes::CASES);
     harness::run_all(&cases)
 }

@@ -67,7 +67,6 @@ impl Fixture {
             devices: &self.devices,
             host_devices: &self.host_devices,
             seccomp: self.profile.as_deref().map_or(SeccompInput::BuiltIn, SeccompInput::Localhost),
-            volumes_dir: "/run/carpel/volumes/c0ffee",
             node: &self.node,
         })
     }

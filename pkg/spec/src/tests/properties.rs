@@ -148,11 +148,9 @@ fn paths(planned: &PlannedContainer) -> Vec<String> {
                 paths.extend(layers.lowers.iter().cloned());
                 paths.push(format!("/{}", layers.sub_path));
             }
+            Some(Source::Rootfs(part)) => paths.push(part.path.clone()),
             Some(Source::Filesystem(_)) | None => {}
         }
-    }
-    for volume in &planned.volumes {
-        paths.extend([volume.container_path.clone(), volume.host_path.clone()]);
     }
     paths
 }

@@ -1,6 +1,8 @@
 //! Single rules of a container plan, each with what is refused.
 
-use carpel_shim_api::plan::{CgroupDriver, ContainerPlan, PidNamespace, Propagation, mount_plan::Source};
+use carpel_shim_api::plan::{
+    CgroupDriver, ContainerPlan, MountPlan, PidNamespace, Propagation, mount_plan::Source,
+};
 
 use super::fixture::{Fixture, device, image_mount, mount};
 use crate::PlanError;
@@ -306,19 +308,31 @@ fn image_mounts_are_read_only_and_need_their_layers() {
 }
 
 #[test]
-fn volumes_of_an_image_need_folders_only_on_a_read_only_root() {
+fn volumes_of_an_image_are_mounts_only_on_a_read_only_root() {
     let check = |readonly: bool, volumes: &[&str]| {
         let mut fixture = Fixture::new();
         fixture.config.security.readonly_rootfs = readonly;
         fixture.config.mounts.push(mount("/mine", "/srv"));
         fixture.image.volumes = strings(volumes);
-        fixture
-            .plan()
-            .map(|planned| planned.volumes.into_iter().map(|v| v.container_path).collect::<Vec<_>>())
+        fixture.plan().map(|planned| {
+            let mounts = planned.plan.mounts.into_iter().enumerate();
+            let volume = |(place, mount): (usize, MountPlan)| match mount.source {
+                Some(Source::Rootfs(part)) => {
+                    assert_eq!((&part.path, mount.attributes), (&mount.destination, 0));
+                    Some((place, part.path))
+                }
+                _ => None,
+            };
+            mounts.filter_map(volume).collect::<Vec<_>>()
+        })
     };
+    let at = |place: usize, path: &str| (place, path.to_owned());
     assert!(check(false, &["/data"]).unwrap().is_empty());
     let paths = check(true, &["/data/", "/data", "/mine", "/mine/below", "/dev/x", "/proc", "/etc/hosts"]);
-    assert_eq!(paths.unwrap(), ["/data"]);
+    assert_eq!(paths.unwrap(), [at(0, "/data")]);
+    // Before all other mounts, parents first, and also where something is mounted below.
+    let paths = check(true, &["/a/deep/down", "/z", "/etc"]);
+    assert_eq!(paths.unwrap(), [at(0, "/etc"), at(1, "/z"), at(2, "/a/deep/down")]);
     for bad in ["/../../../etc", "data", "/", "/a/../b", ""] {
         assert!(check(false, &[bad]).is_err(), "{bad:?}");
     }
