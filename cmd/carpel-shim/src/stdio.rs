@@ -223,26 +223,23 @@ impl Streams {
     pub(crate) fn drain(&mut self, buffer: &mut [u8], poller: &Poller, left: &mut usize) -> bool {
         let mut ended = true;
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let mut turn = 0;
-            loop {
-                match self.pump(stream, buffer, poller) {
-                    Pumped::Data(n) => {
-                        turn += n;
-                        if turn >= TURN_BYTES {
-                            ended = false;
-                            break;
-                        }
-                    }
-                    Pumped::Empty => {
-                        ended = false;
-                        break;
-                    }
-                    Pumped::End => break,
-                }
-            }
-            *left = left.saturating_sub(turn);
+            let (bytes, last) = self.drain_one(stream, buffer, poller);
+            ended &= last == Pumped::End;
+            *left = left.saturating_sub(bytes);
         }
         ended || *left == 0
+    }
+
+    /// Reads one stream for one turn: how much that was, and what the last read brought.
+    fn drain_one(&mut self, stream: Stream, buffer: &mut [u8], poller: &Poller) -> (usize, Pumped) {
+        let mut bytes = 0;
+        loop {
+            match self.pump(stream, buffer, poller) {
+                Pumped::Data(n) if bytes + n < TURN_BYTES => bytes += n,
+                Pumped::Data(n) => return (bytes + n, Pumped::Data(n)),
+                last => return (bytes, last),
+            }
+        }
     }
 
     /// Closes everything; what waits for a newline goes to the log.

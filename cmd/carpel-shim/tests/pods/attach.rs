@@ -1,6 +1,8 @@
 //! Joining a container's streams.
 
+use std::fs;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use carpel_shim_api::message::{Attach, FailureKind, Resize, reply, request};
 
@@ -99,6 +101,43 @@ fn input_that_nobody_reads_waits_and_is_not_lost() {
     writer.join().expect("all is written");
     assert_eq!(pod.daemon.exit_of("c1").exit_code, 0);
     assert_eq!(pod.said("c1", "stdout").trim(), (1 << 20).to_string());
+    pod.shut_down();
+}
+
+/// What the shim's program has used of a processor, in ticks of 10 ms.
+fn ticks(pod: &Pod) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pod.shim_pid())).expect("stat");
+    // After the name: utime and stime are the fields 14 and 15 of proc_pid_stat(5).
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks")).sum()
+}
+
+#[test]
+fn a_client_that_leaves_unread_input_does_not_keep_the_shim_busy() {
+    /// More than the container's pipe takes, and not more than the client's takes besides.
+    const INPUT: usize = 100_000;
+    const PIPE: usize = 65_536;
+    /// Ticks in one second. A loop without an end uses up to 100; one that sleeps, none.
+    const SPINNING: u64 = 20;
+    let mut pod = Pod::start();
+    let mut create = pod.shell("c1", "while [ ! -e /go ]; do sleep 0.05; done; wc -c");
+    create.stdin = true;
+    create.stdin_once = true;
+    pod.run(create);
+    let input = attach(&mut pod.daemon, [true, false, false]).remove(0);
+    let bytes = vec![b'x'; INPUT];
+    assert_eq!(rustix::io::write(&input, &bytes).expect("write"), INPUT);
+    let waiting = || rustix::io::ioctl_fionread(&input).expect("a pipe");
+    until("a full pipe", || waiting() <= (INPUT - PIPE) as u64);
+    drop(input);
+    let before = ticks(&pod);
+    std::thread::sleep(Duration::from_secs(1));
+    let used = ticks(&pod) - before;
+    assert!(used < SPINNING, "{used} ticks");
+    // What waited is not lost, and neither is its end.
+    drop(pod.daemon.exec("c1", "go", &["/bin/touch", "/go"]));
+    assert_eq!(pod.daemon.exit_of("c1").exit_code, 0);
+    assert_eq!(pod.said("c1", "stdout").trim(), INPUT.to_string());
     pod.shut_down();
 }
 

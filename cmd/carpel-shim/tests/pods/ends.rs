@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
-use carpel_shim_api::message::{ContainerState, FailureKind, request};
+use carpel_shim_api::message::{ContainerState, FailureKind, reply, request};
 use carpel_shim_api::plan::PidNamespace;
 use carpel_shim_api::record::SOCKET_NAME;
 use rustix::process::{Signal, kill_process};
@@ -168,6 +168,69 @@ fn a_shared_pid_namespace_outlives_its_containers_and_reaps() {
     assert_eq!(pod.daemon.exit_of("c3").exit_code, 5);
     pod.shut_down();
     until("the micro-init's end", || !is_alive(snapshot.init_pid));
+}
+
+#[test]
+fn a_writer_outside_of_the_container_does_not_hold_the_shim() {
+    let mut pod = Pod::start();
+    let create = pod.command("c1", &["/bin/sleep", "1000"]);
+    let pid = pod.run(create);
+    // Into the container's output, for as long as somebody reads it.
+    let pipe = fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/1")).expect("its stdout");
+    let mut writer = std::process::Command::new("/usr/bin/yes").stdout(pipe).spawn().expect("yes");
+    until("foreign output", || pod.log("c1").contains(" y\n"));
+    pod.kill("c1", 9);
+    // It ends all the same, and closes the pipe.
+    assert_eq!(pod.daemon.exit_of("c1").exit_code, 137);
+    let ended = writer.wait().expect("wait");
+    assert!(!ended.success());
+    pod.delete("c1");
+    pod.shut_down();
+}
+
+#[test]
+fn a_container_that_was_not_made_is_removed_when_its_cgroup_lets_go() {
+    // A process in one hierarchy of version 1 only, where the shim does not look for whom to kill.
+    let tree = crate::harness::tree();
+    let Some(v1) = tree.hierarchies().iter().find(|h| !h.is_v2()) else { return };
+    let mut pod = Pod::start();
+    let mut create = pod.command("c1", &["/bin/true"]);
+    create.plan.rootfs.lowers = vec!["/absent".to_owned()];
+    // Enough to do first for somebody to come in.
+    let dir = v1.mount_point().join(pod.cgroup_path("c1").as_relative());
+    let mut sleeper = std::process::Command::new("/bin/sleep").arg("1000").spawn().expect("sleep");
+    let pid = sleeper.id().to_string();
+    let mut tries = 0;
+    let asked = loop {
+        let asked = pod.daemon.send(request::Body::Create(create.clone()), &[]);
+        let mut is_in = false;
+        for _ in 0..100_000 {
+            is_in = fs::write(dir.join("cgroup.procs"), &pid).is_ok();
+            if is_in {
+                break;
+            }
+        }
+        if is_in {
+            break asked;
+        }
+        assert!(matches!(pod.daemon.reply_to(asked).0, reply::Body::Failure(_)));
+        tries += 1;
+        assert!(tries < 100, "never fast enough");
+    };
+    // Longer than the moment in which a killed process lets go. The shim serves others meanwhile.
+    for _ in 0..20 {
+        pod.daemon.snapshot();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(dir.exists());
+    sleeper.kill().expect("kill");
+    sleeper.wait().expect("wait");
+    assert!(matches!(pod.daemon.reply_to(asked).0, reply::Body::Failure(_)));
+    assert!(!dir.exists());
+    // Nothing is in the way of another try.
+    pod.run(pod.command("c1", &["/bin/true"]));
+    assert_eq!(pod.daemon.exit_of("c1").exit_code, 0);
+    pod.shut_down();
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::fd::AsFd;
 
 use carpel_shim_api::message::{Create, Exec, ExecPlan, ExecRef, FailureKind, Resize, reply, request};
-use carpel_shim_api::plan::UserPlan;
 use carpel_shim_api::plan::user_plan::User as WantedUser;
+use carpel_shim_api::plan::{PidNamespace, UserPlan};
 
 use crate::harness::{Pod, exec, is_alive, process, read_all, read_until, until};
 
@@ -238,5 +238,30 @@ fn an_exec_on_a_terminal_hangs_up_with_its_client_and_is_resized() {
     assert_eq!(pod.daemon.exec_exit_of("e1"), 128 + 1);
     assert!(!is_alive(started.pid));
     pod.daemon.refused_as(FailureKind::NotFound, request::Body::Resize(size));
+    pod.shut_down();
+}
+
+#[test]
+fn an_exec_that_a_deletion_overtakes_is_answered() {
+    let mut pod = Pod::start_with(|plan| plan.shared_pid = true);
+    // In a shared PID namespace an init process is reaped before the execs beside it are.
+    for _ in 0..10 {
+        let mut create = pod.shell("c1", "sleep 1000");
+        create.plan.pid_namespace = PidNamespace::Pod.into();
+        pod.run(create);
+        let asked: Vec<u32> = (0..8)
+            .map(|n| {
+                let exec = exec("c1", &format!("e{n}"), &["/bin/sleep", "1000"]);
+                pod.daemon.send(request::Body::Exec(exec), &[])
+            })
+            .collect();
+        pod.kill("c1", 9);
+        assert_eq!(pod.daemon.exit_of("c1").exit_code, 137);
+        pod.delete("c1");
+        for request in asked {
+            let (answer, _) = pod.daemon.reply_to(request);
+            assert!(matches!(answer, reply::Body::ExecStarted(_) | reply::Body::Failure(_)), "{answer:?}");
+        }
+    }
     pod.shut_down();
 }
