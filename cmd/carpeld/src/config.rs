@@ -79,7 +79,7 @@ pub struct Runtime {
     pub shim: PathBuf,
     /// Longest log record, in bytes.
     pub log_line_max_bytes: u32,
-    /// Most of each output stream that `ExecSync` gives back, in bytes.
+    /// Most of both output streams together that `ExecSync` gives back, in bytes.
     pub exec_output_max_bytes: usize,
     /// Capabilities of a container that asks for none.
     pub default_capabilities: Vec<String>,
@@ -199,7 +199,7 @@ impl Default for Runtime {
         Runtime {
             shim: PathBuf::new(),
             log_line_max_bytes: 16384,
-            exec_output_max_bytes: 16 << 20,
+            exec_output_max_bytes: (16 << 20) - (64 << 10),
             default_capabilities: [
                 "CHOWN",
                 "DAC_OVERRIDE",

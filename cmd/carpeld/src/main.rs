@@ -104,5 +104,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     carpel_sys::heap::limit_arenas();
+    carpel_sys::rlimit::raise_open_files().context("cannot raise the limit of open files")?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
 }

@@ -99,6 +99,7 @@ impl ToStatus for ShimError {
             ShimError::Gone => Code::Unavailable,
             ShimError::Timeout { .. } => Code::DeadlineExceeded,
             ShimError::Refused { kind, .. } => refused(*kind),
+            ShimError::Stuck { .. } | ShimError::Descriptors { .. } => Code::ResourceExhausted,
             ShimError::UnexpectedReply { .. } | ShimError::Version { .. } | ShimError::Frame { .. } => {
                 Code::Internal
             }

@@ -21,7 +21,7 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     /// Longest content of a log record, in bytes; longer lines are split.
     pub log_line_max_bytes: u32,
-    /// Most of each stream that [`crate::Pods::exec_sync`] gives back, in bytes.
+    /// Most of both streams together that [`crate::Pods::exec_sync`] gives back, in bytes.
     pub exec_output_max_bytes: usize,
     /// Resource limits of every container's processes.
     pub default_rlimits: Vec<Rlimit>,

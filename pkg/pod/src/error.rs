@@ -19,6 +19,9 @@ pub use pod::{NetnsError, RemovePodError, RunError, StopPodError};
 /// A cause of another room, shared by all callers that joined the operation.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
+/// Characters of an id that an error shows. Whole ids have 64.
+const ID_SHOWN_MAX: usize = 80;
+
 /// What an id names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ObjectKind {
@@ -41,7 +44,7 @@ impl std::fmt::Display for ObjectKind {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FindError {
     /// Nothing has this id.
-    #[error("{kind} {id:?} does not exist")]
+    #[error("{kind} {:?} does not exist", shortened(id))]
     NotFound {
         /// What was looked for.
         kind: ObjectKind,
@@ -49,13 +52,21 @@ pub enum FindError {
         id: String,
     },
     /// More than one id begins like this.
-    #[error("more than one {kind} has an id that begins with {prefix:?}")]
+    #[error("more than one {kind} has an id that begins with {:?}", shortened(prefix))]
     Ambiguous {
         /// What was looked for.
         kind: ObjectKind,
         /// As given.
         prefix: String,
     },
+}
+
+/// An id of a caller's as far as an error shows it: it may be of any length.
+fn shortened(id: &str) -> std::borrow::Cow<'_, str> {
+    match id.char_indices().nth(ID_SHOWN_MAX) {
+        None => id.into(),
+        Some((end, _)) => format!("{}…", &id[..end]).into(),
+    }
 }
 
 /// A record could not be written, read or removed.
@@ -116,4 +127,23 @@ pub enum OpenError {
     /// The kernel's boot id is not readable.
     #[error("read the kernel's boot id")]
     BootId(#[source] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_huge_id_is_shown_shortened() {
+        let kind = ObjectKind::Container;
+        let id = "ä".repeat(100_000);
+        for err in [FindError::NotFound { kind, id: id.clone() }, FindError::Ambiguous { kind, prefix: id }] {
+            let text = err.to_string();
+            assert_eq!(text.chars().filter(|char| *char == 'ä').count(), ID_SHOWN_MAX);
+            assert!(text.contains('…'), "{text}");
+        }
+        let whole = "f".repeat(64);
+        let err = FindError::NotFound { kind, id: whole.clone() };
+        assert_eq!(err.to_string(), format!("container \"{whole}\" does not exist"));
+    }
 }

@@ -51,9 +51,9 @@ pub enum ExecStreams {
 /// What a command left when it had ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// The first bytes of its stdout, up to the configured limit.
+    /// The first bytes of its stdout; both streams together are within the configured limit.
     pub stdout: Vec<u8>,
-    /// The first bytes of its stderr, up to the configured limit.
+    /// The first bytes of its stderr.
     pub stderr: Vec<u8>,
     /// 0–255; 128 plus the signal's number when a signal ended it.
     pub exit_code: i32,

@@ -16,6 +16,7 @@ mod create;
 mod exit;
 mod limits;
 mod pod;
+mod relink;
 mod remove;
 mod start;
 mod stop;

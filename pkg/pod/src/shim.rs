@@ -1,6 +1,6 @@
 //! The client of a pod's shim: each request of the protocol as a function.
 //!
-//! One connection for each pod. Requests are pipelined: none waits for another's reply, so a slow
+//! One connection for each pod, and a new one in its place if it breaks while the shim lives. Requests are pipelined: none waits for another's reply, so a slow
 //! `Create` holds up nothing here. What the shim tells by itself goes two ways: exits of containers
 //! to the pod's owner, exits of execs to whoever waits for them.
 //!
@@ -9,7 +9,15 @@
 pub(crate) mod connection;
 pub(crate) mod program;
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use carpel_shim_api::{
     VERSION, VERSION_OLDEST,
@@ -36,7 +44,7 @@ const SPAWN: Duration = Duration::from_secs(60);
 /// Why a shim did not do what it was asked for.
 #[derive(Debug, Error)]
 pub enum ShimError {
-    /// Its process has ended, or it broke the protocol and the connection was closed.
+    /// Its process has ended, or the connection was closed and there is no new one yet.
     #[error("the pod's shim is gone")]
     Gone,
     /// No reply in time. It may still do it.
@@ -75,6 +83,29 @@ pub enum ShimError {
         /// Why.
         source: carpel_shim_api::frame::FrameError,
     },
+    /// It does not read, and too much waits for it already. Nothing was sent.
+    #[error("{request} was not sent to the pod's shim: it does not read, {bytes} bytes wait for it")]
+    Stuck {
+        /// The request's name.
+        request: &'static str,
+        /// What waits.
+        bytes: usize,
+    },
+    /// It did it, and the file descriptors of the reply were lost: this process has too many open.
+    #[error("file descriptors of the pod's shim's answer to {request} were lost: too many open files")]
+    Descriptors {
+        /// The request's name.
+        request: &'static str,
+    },
+}
+
+/// Why there is no new connection.
+#[derive(Debug, Error)]
+pub(crate) enum RenewError {
+    #[error("connect to the pod's shim again")]
+    Connect(#[source] io::Error),
+    #[error("meet the pod's shim again")]
+    Meet(#[source] ShimError),
 }
 
 /// What a shim tells by itself.
@@ -82,14 +113,23 @@ pub enum ShimError {
 pub(crate) enum ShimEvent {
     /// A container ended; its exit record is on disk.
     Exited(ExitRecord),
-    /// The shim has ended, or is of no use any more. The last event.
+    /// A connection has ended. The last event of it.
     Gone,
 }
 
 /// A connection to a shim, and its typed requests.
 #[derive(Debug)]
 pub(crate) struct Shim {
-    connection: Connection,
+    // Locked to look and to replace only.
+    connection: Mutex<Arc<Connection>>,
+    events: mpsc::UnboundedSender<ShimEvent>,
+    renewing: AtomicBool,
+}
+
+/// As long as it lives, no other renewal begins.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    shim: Arc<Shim>,
 }
 
 /// Waits for an exec's end.
@@ -112,12 +152,23 @@ impl Shim {
     pub(crate) fn new(
         socket: std::os::unix::net::UnixStream,
         events: mpsc::UnboundedSender<ShimEvent>,
-    ) -> std::io::Result<Arc<Shim>> {
-        Ok(Arc::new(Shim { connection: Connection::new(socket, events)? }))
+    ) -> io::Result<Arc<Shim>> {
+        let connection = Mutex::new(Arc::new(Connection::new(socket, events.clone())?));
+        Ok(Arc::new(Shim { connection, events, renewing: AtomicBool::new(false) }))
+    }
+
+    fn connection(&self) -> Arc<Connection> {
+        Arc::clone(&self.connection.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Begins to replace a closed connection; `None` if it is not closed, or being replaced.
+    pub(crate) fn renewal(self: &Arc<Self>) -> Option<Renewal> {
+        let begins = self.connection().is_closed() && !self.renewing.swap(true, Ordering::AcqRel);
+        begins.then(|| Renewal { shim: Arc::clone(self) })
     }
 
     fn send(&self, name: &'static str, body: request::Body, fds: Vec<OwnedFd>) -> Result<Pending, ShimError> {
-        self.connection.send(name, body, fds)
+        self.connection().send(name, body, fds)
     }
 
     async fn done(&self, name: &'static str, body: request::Body, limit: Duration) -> Result<(), ShimError> {
@@ -144,13 +195,7 @@ impl Shim {
 
     /// Greets and asks for all that the shim knows, in one round trip.
     pub(crate) async fn meet(&self, limit: Duration) -> Result<(HelloReply, SnapshotReply), ShimError> {
-        let hello = self.send("Hello", request::Body::Hello(our_versions()), Vec::new())?;
-        let snapshot = self.send("Snapshot", request::Body::Snapshot(Snapshot {}), Vec::new())?;
-        let hello = check_hello(hello.reply(limit).await?.body)?;
-        match snapshot.reply(limit).await?.body {
-            reply::Body::Snapshot(snapshot) => Ok((hello, snapshot)),
-            _ => Err(ShimError::UnexpectedReply { request: "Snapshot" }),
-        }
+        meet(&self.connection(), limit).await
     }
 
     pub(crate) async fn create(&self, create: Create) -> Result<Created, ShimError> {
@@ -182,8 +227,11 @@ impl Shim {
     /// cannot be missed.
     pub(crate) async fn exec(&self, exec: Exec, limit: Duration) -> Result<Execed, ShimError> {
         let exec_id = exec.exec_id.clone();
-        let receiver = self.connection.expect_exec(&exec_id);
-        let started = match self.send("Exec", request::Body::Exec(exec), Vec::new()) {
+        // One and the same for the start and the exit: where it is replaced, both are lost.
+        let connection = self.connection();
+        let container_id = exec.container_id.clone();
+        let receiver = connection.expect_exec(&container_id, &exec_id);
+        let started = match connection.send("Exec", request::Body::Exec(exec), Vec::new()) {
             Ok(pending) => pending.reply(limit.min(SPAWN)).await,
             Err(err) => Err(err),
         };
@@ -195,7 +243,12 @@ impl Shim {
                 _ => Err(ShimError::UnexpectedReply { request: "Exec" }),
             },
             Err(err) => {
-                self.connection.forget_exec(&exec_id);
+                connection.forget_exec(&exec_id);
+                if matches!(err, ShimError::Descriptors { .. }) {
+                    // It runs, and nobody can read it.
+                    let exec = ExecRef { container_id, exec_id };
+                    let _ = connection.send("KillExec", request::Body::KillExec(exec), Vec::new());
+                }
                 Err(err)
             }
         }
@@ -249,6 +302,32 @@ impl Shim {
     }
 }
 
+impl Renewal {
+    /// Greets on a new socket, takes it into use, and gives what the shim knows. Execs whose end went
+    /// with the old connection are killed: their callers were told that they failed.
+    pub(crate) async fn try_with(
+        &self,
+        socket: std::os::unix::net::UnixStream,
+        limit: Duration,
+    ) -> Result<SnapshotReply, RenewError> {
+        let connection = Connection::new(socket, self.shim.events.clone()).map_err(RenewError::Connect)?;
+        let (_, snapshot) = meet(&connection, limit).await.map_err(RenewError::Meet)?;
+        let mut current = self.shim.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        for exec in current.take_orphans() {
+            // If it cannot be sent, this connection has ended too, and the shim perhaps.
+            let _ = connection.send("KillExec", request::Body::KillExec(exec), Vec::new());
+        }
+        *current = Arc::new(connection);
+        Ok(snapshot)
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.shim.renewing.store(false, Ordering::Release);
+    }
+}
+
 impl ExecExit {
     pub(crate) async fn wait(&mut self) -> Result<i32, ShimError> {
         if let Some(code) = self.code {
@@ -257,6 +336,16 @@ impl ExecExit {
         let code = (&mut self.receiver).await.map_err(|_| ShimError::Gone)?;
         self.code = Some(code);
         Ok(code)
+    }
+}
+
+async fn meet(connection: &Connection, limit: Duration) -> Result<(HelloReply, SnapshotReply), ShimError> {
+    let hello = connection.send("Hello", request::Body::Hello(our_versions()), Vec::new())?;
+    let snapshot = connection.send("Snapshot", request::Body::Snapshot(Snapshot {}), Vec::new())?;
+    let hello = check_hello(hello.reply(limit).await?.body)?;
+    match snapshot.reply(limit).await?.body {
+        reply::Body::Snapshot(snapshot) => Ok((hello, snapshot)),
+        _ => Err(ShimError::UnexpectedReply { request: "Snapshot" }),
     }
 }
 

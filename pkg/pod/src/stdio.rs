@@ -28,6 +28,20 @@ impl StdioReader {
         // Unchecked, because a terminal is read like a pipe and is none.
         Ok(Self(Receiver::from_owned_fd_unchecked(fd)?))
     }
+
+    /// Reads without waiting, past what the runtime knows of it; `None` if nothing is there.
+    pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match rustix::io::read(&self.0, &mut *buffer) {
+                Ok(count) => return Ok(Some(count)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                // A terminal whose other side has gone, pty(7).
+                Err(Errno::IO) => return Ok(Some(0)),
+                Err(err) => return Err(err.into()),
+            }
+        }
+    }
 }
 
 impl StdioWriter {

@@ -2,7 +2,10 @@
 
 use std::ptr;
 
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit, setrlimit},
+};
 
 use crate::clone::last_errno;
 
@@ -24,6 +27,14 @@ pub fn set(resource: u32, limit: Limit) -> Result<(), Errno> {
         libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const raw, ptr::null_mut::<libc::rlimit64>())
     };
     if result == -1 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Raises this process's soft limit of open files to the hard one: whoever does not use select(2) has
+/// no need of the low one. Children inherit it.
+pub fn raise_open_files() -> Result<(), Errno> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)
 }
 
 /// A limit of this process. EINVAL: no such resource.

@@ -26,7 +26,7 @@ use crate::{ContainerId, CreateError, FindError, ObjectKind, event::EventKind};
 /// A container that is being made.
 #[derive(Debug)]
 pub(super) struct Creation {
-    id: ContainerId,
+    pub(super) id: ContainerId,
     config: Arc<ContainerConfig>,
     waiters: Vec<Reply<CreateError, ContainerId>>,
 }

@@ -73,7 +73,9 @@ impl Owner {
             | ShimError::Timeout { .. }
             | ShimError::UnexpectedReply { .. }
             | ShimError::Version { .. }
-            | ShimError::Frame { .. } => {
+            | ShimError::Frame { .. }
+            | ShimError::Stuck { .. }
+            | ShimError::Descriptors { .. } => {
                 if let Some(container) = self.container(id) {
                     container.state = State::Unknown;
                 }

@@ -7,7 +7,7 @@
 //!
 //! A request is written by its caller at once if the socket takes it, else by the pump when there is
 //! room. The pump ends, and with it the connection, when the shim has gone or breaks the protocol;
-//! all who wait are told so.
+//! all who wait are told so. Descriptors that this process has no room for fail their reply only.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,7 +21,7 @@ use std::{
 use carpel_shim_api::{
     FDS_MAX,
     frame::{self, FrameError, Kind},
-    message::{self, FailureKind, event, reply, request},
+    message::{self, ExecRef, FailureKind, event, reply, request},
 };
 use prost::Message;
 use rustix::{
@@ -41,20 +41,26 @@ use super::{ShimError, ShimEvent};
 
 /// Bytes asked for by one recvmsg.
 const READ_BYTES: usize = 8 << 10;
-/// Descriptors that came and belong to no complete frame yet.
-const FDS_PENDING_MAX: usize = 4 * FDS_MAX;
+/// Sets of descriptors that came and belong to no complete frame yet.
+const FD_SETS_MAX: usize = 4;
+/// The most that waits for a shim that does not read. With more, requests are refused.
+pub(super) const QUEUE_MAX_BYTES: usize = 16 << 20;
 
 /// A reply and what came with it.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) body: reply::Body,
     pub(super) fds: Vec<OwnedFd>,
+    /// Some descriptors were lost on the way, and none is in `fds`.
+    fds_lost: bool,
 }
 
 /// A request that was sent. Dropping it forgets the reply, and the request is still carried out.
 #[derive(Debug)]
 pub(super) struct Pending {
     name: &'static str,
+    id: u32,
+    inner: Arc<Inner>,
     receiver: oneshot::Receiver<Answer>,
 }
 
@@ -78,9 +84,25 @@ struct Inner {
 struct State {
     closed: bool,
     next_id: u32,
-    queue: VecDeque<Outgoing>,
+    queue: Queue,
     waiting: HashMap<u32, oneshot::Sender<Answer>>,
-    execs: HashMap<String, oneshot::Sender<i32>>,
+    execs: HashMap<String, ExecWaiter>,
+    /// Of a closed connection: the execs whose end nobody will hear of.
+    orphans: Vec<ExecRef>,
+}
+
+/// Who waits for an exec's end.
+#[derive(Debug)]
+struct ExecWaiter {
+    container_id: String,
+    sender: oneshot::Sender<i32>,
+}
+
+/// What the socket did not take yet.
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Outgoing>,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -103,7 +125,7 @@ enum PumpError {
     Empty,
     #[error("a shim sent a request")]
     Request,
-    #[error("a frame lacks its file descriptors, or some belong to none")]
+    #[error("a frame has other file descriptors than it says")]
     Fds,
 }
 
@@ -135,6 +157,9 @@ impl Connection {
         if state.closed {
             return Err(ShimError::Gone);
         }
+        if state.queue.bytes > QUEUE_MAX_BYTES {
+            return Err(ShimError::Stuck { request: name, bytes: state.queue.bytes });
+        }
         let id = state.next_id;
         let mut bytes = Vec::new();
         frame::encode(Kind::Request, id, &request, fds.len(), &mut bytes)
@@ -142,28 +167,39 @@ impl Connection {
         state.next_id = id.wrapping_add(1).max(1);
         let (sender, receiver) = oneshot::channel();
         state.waiting.insert(id, sender);
-        state.queue.push_back(Outgoing { bytes, written: 0, fds });
+        state.queue.push(Outgoing { bytes, written: 0, fds });
         match flush(&self.inner.socket, &mut state.queue) {
             Ok(true) => {}
             Ok(false) => self.inner.blocked.notify_one(),
             // The pump reads what the shim said last, then sees the end too and tells everybody.
             Err(err) => tracing::debug!(%err, request = name, "sending to a shim failed"),
         }
-        Ok(Pending { name, receiver })
+        drop(state);
+        Ok(Pending { name, id, inner: Arc::clone(&self.inner), receiver })
     }
 
     /// From now on the exit of this exec is kept for the receiver.
-    pub(super) fn expect_exec(&self, exec_id: &str) -> oneshot::Receiver<i32> {
+    pub(super) fn expect_exec(&self, container_id: &str, exec_id: &str) -> oneshot::Receiver<i32> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.inner.lock();
         if !state.closed {
-            state.execs.insert(exec_id.to_owned(), sender);
+            let waiter = ExecWaiter { container_id: container_id.to_owned(), sender };
+            state.execs.insert(exec_id.to_owned(), waiter);
         }
         receiver
     }
 
     pub(super) fn forget_exec(&self, exec_id: &str) {
         self.inner.lock().execs.remove(exec_id);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.inner.lock().closed
+    }
+
+    /// The execs that somebody waited for when this connection was closed; told once.
+    pub(super) fn take_orphans(&self) -> Vec<ExecRef> {
+        std::mem::take(&mut self.inner.lock().orphans)
     }
 }
 
@@ -175,8 +211,8 @@ impl Drop for Connection {
 
 impl Pending {
     /// Waits for the reply.
-    pub(super) async fn reply(self, limit: Duration) -> Result<Answer, ShimError> {
-        let answer = match tokio::time::timeout(limit, self.receiver).await {
+    pub(super) async fn reply(mut self, limit: Duration) -> Result<Answer, ShimError> {
+        let answer = match tokio::time::timeout(limit, &mut self.receiver).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => return Err(ShimError::Gone),
             Err(_) => return Err(ShimError::Timeout { request: self.name, after: limit }),
@@ -186,8 +222,16 @@ impl Pending {
                 kind: FailureKind::try_from(failure.kind).unwrap_or(FailureKind::Internal),
                 message: failure.message,
             }),
+            _ if answer.fds_lost => Err(ShimError::Descriptors { request: self.name }),
             _ => Ok(answer),
         }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Without this, every request to a shim that never answers would be remembered for ever.
+        self.inner.lock().waiting.remove(&self.id);
     }
 }
 
@@ -200,15 +244,26 @@ impl Inner {
     fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.queue.clear();
+        state.queue = Queue::default();
         state.waiting.clear();
-        state.execs.clear();
+        let execs = std::mem::take(&mut state.execs).into_iter();
+        let awaited = execs.filter(|(_, waiter)| !waiter.sender.is_closed());
+        let orphan =
+            |(exec_id, waiter): (String, ExecWaiter)| ExecRef { container_id: waiter.container_id, exec_id };
+        state.orphans = awaited.map(orphan).collect();
+    }
+}
+
+impl Queue {
+    fn push(&mut self, frame: Outgoing) {
+        self.bytes += frame.bytes.len();
+        self.frames.push_back(frame);
     }
 }
 
 /// Writes what the socket takes: `false` if it is full and more waits.
-fn flush(socket: &UnixStream, queue: &mut VecDeque<Outgoing>) -> io::Result<bool> {
-    while let Some(out) = queue.front_mut() {
+fn flush(socket: &UnixStream, queue: &mut Queue) -> io::Result<bool> {
+    while let Some(out) = queue.frames.front_mut() {
         // Descriptors travel with the first byte only.
         let fds: Vec<_> =
             if out.written == 0 { out.fds.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
@@ -222,9 +277,10 @@ fn flush(socket: &UnixStream, queue: &mut VecDeque<Outgoing>) -> io::Result<bool
         match rustix::net::sendmsg(socket, &bytes, &mut control, flags) {
             Ok(count) => {
                 out.written += count;
+                queue.bytes -= count;
                 out.fds.clear();
                 if out.written == out.bytes.len() {
-                    queue.pop_front();
+                    queue.frames.pop_front();
                 }
             }
             Err(Errno::INTR) => {}
@@ -258,7 +314,7 @@ async fn pump(inner: Arc<Inner>, events: mpsc::UnboundedSender<ShimEvent>) {
 
 async fn write_blocked(inner: &Inner) -> Result<(), PumpError> {
     // Looked at each time, for this may be given up and begun anew at any await.
-    while inner.lock().queue.is_empty() {
+    while inner.lock().queue.frames.is_empty() {
         inner.blocked.notified().await;
     }
     loop {
@@ -281,7 +337,15 @@ async fn write_blocked(inner: &Inner) -> Result<(), PumpError> {
 #[derive(Debug, Default)]
 struct Incoming {
     bytes: Vec<u8>,
-    fds: VecDeque<OwnedFd>,
+    fds: VecDeque<FdSet>,
+}
+
+/// The descriptors of one frame: recvmsg never joins those of two sendmsg.
+#[derive(Debug)]
+enum FdSet {
+    Whole(Vec<OwnedFd>),
+    /// Not all could be installed here (recvmsg(2), `MSG_CTRUNC`); those that were are closed.
+    CutShort,
 }
 
 /// What one recvmsg brought.
@@ -305,10 +369,13 @@ async fn read_some(
         Err(err) => return Err(err.into()),
     }
     while let Some((header, payload)) = frame::take(&mut incoming.bytes)? {
-        if header.fds > incoming.fds.len() {
+        let fds = match header.fds {
+            0 => FdSet::Whole(Vec::new()),
+            _ => incoming.fds.pop_front().ok_or(PumpError::Fds)?,
+        };
+        if matches!(&fds, FdSet::Whole(fds) if fds.len() != header.fds) {
             return Err(PumpError::Fds);
         }
-        let fds: Vec<OwnedFd> = incoming.fds.drain(..header.fds).collect();
         deliver(inner, header.kind, header.id, &payload, fds, events)?;
     }
     Ok(())
@@ -325,12 +392,19 @@ impl Incoming {
         let received = rustix::net::recvmsg(socket, &mut into, &mut control, flags);
         self.bytes.truncate(start + received.as_ref().map_or(0, |message| message.bytes));
         let message = received?;
+        let mut fds = Vec::new();
         for control in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = control {
-                self.fds.extend(fds);
+            if let RecvAncillaryMessage::ScmRights(some) = control {
+                fds.extend(some);
             }
         }
-        if message.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > FDS_PENDING_MAX {
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            tracing::warn!("file descriptors from a shim were lost: this process has too many open");
+            self.fds.push_back(FdSet::CutShort);
+        } else if !fds.is_empty() {
+            self.fds.push_back(FdSet::Whole(fds));
+        }
+        if self.fds.len() > FD_SETS_MAX {
             return Ok(Received::TooManyFds);
         }
         Ok(if message.bytes == 0 { Received::End } else { Received::Some })
@@ -342,7 +416,7 @@ fn deliver(
     kind: Kind,
     id: u32,
     payload: &[u8],
-    fds: Vec<OwnedFd>,
+    fds: FdSet,
     events: &mpsc::UnboundedSender<ShimEvent>,
 ) -> Result<(), PumpError> {
     match kind {
@@ -350,9 +424,13 @@ fn deliver(
         Kind::Reply => {
             let reply = message::Reply::decode(payload).map_err(FrameError::from)?;
             let body = reply.body.ok_or(PumpError::Empty)?;
+            let (fds, fds_lost) = match fds {
+                FdSet::Whole(fds) => (fds, false),
+                FdSet::CutShort => (Vec::new(), true),
+            };
             if let Some(waiting) = inner.lock().waiting.remove(&id) {
                 // Whoever asked may have given up.
-                let _ = waiting.send(Answer { body, fds });
+                let _ = waiting.send(Answer { body, fds, fds_lost });
             }
             Ok(())
         }
@@ -364,7 +442,7 @@ fn deliver(
                 }
                 Some(event::Body::ExecExited(exited)) => {
                     if let Some(waiting) = inner.lock().execs.remove(&exited.exec_id) {
-                        let _ = waiting.send(exited.exit_code);
+                        let _ = waiting.sender.send(exited.exit_code);
                     }
                 }
                 // A newer shim tells more than we know of.

@@ -104,7 +104,7 @@ async fn an_exit_before_the_reply_is_kept() {
         socket.write_all(&wire).unwrap();
         reply(&mut socket, header.id, done(), 0);
     });
-    let exit = connection.expect_exec("e");
+    let exit = connection.expect_exec("a", "e");
     connection.send("Exec", start("a"), Vec::new()).unwrap().reply(PATIENCE).await.unwrap();
     assert_eq!(exit.await.unwrap(), 3);
     shim.join().unwrap();
@@ -127,7 +127,7 @@ async fn what_the_socket_does_not_take_is_sent_when_it_does() {
     let large = "x".repeat(64 << 10);
     let pending: Vec<Pending> =
         (0..REQUESTS).map(|_| connection.send("Start", start(&large), Vec::new()).unwrap()).collect();
-    assert!(!connection.inner.lock().queue.is_empty());
+    assert!(!connection.inner.lock().queue.frames.is_empty());
     go.send(()).unwrap();
     for pending in pending {
         assert!(matches!(pending.reply(PATIENCE).await.unwrap().body, reply::Body::Done(_)));
@@ -149,7 +149,7 @@ async fn a_shim_that_goes_or_breaks_the_protocol_is_gone_for_all() {
             receive(&mut socket, &mut Vec::new());
             breach(&mut socket);
         });
-        let exit = connection.expect_exec("e");
+        let exit = connection.expect_exec("a", "e");
         let pending = connection.send("Start", start("a"), Vec::new()).unwrap();
         assert!(matches!(pending.reply(PATIENCE).await, Err(ShimError::Gone)));
         assert!(exit.await.is_err());
@@ -176,5 +176,48 @@ async fn silence_is_a_timeout_of_this_request_only() {
     go.send(()).unwrap();
     let second = connection.send("Start", start("b"), Vec::new()).unwrap();
     second.reply(PATIENCE).await.unwrap();
+    shim.join().unwrap();
+}
+
+#[tokio::test]
+async fn lost_descriptors_are_the_failure_of_their_reply_only() {
+    let (connection, _events, shim) = connected(|mut socket| {
+        let mut buffer = Vec::new();
+        let first = receive(&mut socket, &mut buffer);
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let body = Some(reply::Body::ExecStarted(ExecStarted { pid: 7 }));
+        let mut wire = Vec::new();
+        frame::encode(Kind::Reply, first.id, &Reply { body }, FDS_MAX, &mut wire).unwrap();
+        // More than the receiver has room for, which is rounded up: the kernel cuts the message short, as it does where
+        // the receiver has too many files open.
+        let fds = [reader.as_fd(); 2 * FDS_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * FDS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        rustix::net::sendmsg(&socket, &[IoSlice::new(&wire)], &mut control, SendFlags::empty()).unwrap();
+        let second = receive(&mut socket, &mut buffer);
+        reply(&mut socket, second.id, done(), 0);
+    });
+    let lost = connection.send("Exec", start("a"), Vec::new()).unwrap().reply(PATIENCE).await;
+    assert!(matches!(lost, Err(ShimError::Descriptors { request: "Exec" })), "{lost:?}");
+    connection.send("Start", start("a"), Vec::new()).unwrap().reply(PATIENCE).await.unwrap();
+    shim.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_shim_that_never_reads_costs_bounded_memory() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (connection, _events, shim) = connected(move |_socket| wait.recv().unwrap());
+    let large = "x".repeat(64 << 10);
+    let stuck = loop {
+        match connection.send("Start", start(&large), Vec::new()) {
+            Ok(abandoned) => drop(abandoned),
+            Err(err) => break err,
+        }
+        assert!(connection.inner.lock().queue.bytes <= QUEUE_MAX_BYTES + (65 << 10));
+        assert!(connection.inner.lock().waiting.is_empty(), "what nobody waits for is forgotten");
+    };
+    assert!(matches!(stuck, ShimError::Stuck { request: "Start", .. }), "{stuck}");
+    go.send(()).unwrap();
     shim.join().unwrap();
 }
