@@ -10,10 +10,12 @@
 //!                         dial, Hello, Snapshot ─▶ owner         no shim ─▶ owner without one
 //!                           └─ silent ─▶ owner that asks again: its containers are Unknown
 //!     NotReady       ─▶ owner without a shim
+//!   containers that were being made, or have no record that can be read: the shim ends them
 //!   then: images swept, and what no record knows of taken back: networks, shims, folders
 //! ```
 
 mod stray;
+mod unfinished;
 
 use std::{
     collections::HashMap,
@@ -26,12 +28,12 @@ use std::{
 
 use carpel_image::{ChainId, Images};
 use carpel_network::Network;
-use carpel_shim_api::message::{FailureKind, SnapshotReply};
+use carpel_shim_api::message::SnapshotReply;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, ContainerId, Exit, ExitReason, FileError, OpenError, PodId, Pods,
+    Config, Exit, ExitReason, FileError, OpenError, PodId, Pods,
     catalog::Catalog,
     clock::{CreationClock, now_ns},
     event::Events,
@@ -45,7 +47,7 @@ use crate::{
     },
     pods::Shared,
     profile::Programs,
-    record::{self, ContainerRecord, PodPhase, PodRecord},
+    record::{self, ContainerPhase, ContainerRecord, PodPhase, PodRecord},
     run::connect,
     shim::{
         Shim, ShimError,
@@ -54,18 +56,12 @@ use crate::{
     trash::Trash,
     usage::UsageReaders,
 };
+use unfinished::{LetGo, Unfinished};
 
 /// How long a shim may take to answer before its pod is started without the answer.
 const MEET_MAX: Duration = Duration::from_secs(1);
 /// How long opening waits for pods that are not clear; they are taken over when they are.
 const OPEN_MAX: Duration = Duration::from_secs(2);
-/// How long an unrecorded container may take to die.
-const END_MAX: Duration = Duration::from_secs(30);
-/// Between two looks whether it has.
-const END_PAUSE: Duration = Duration::from_millis(50);
-/// signal(7).
-const SIGKILL: i32 = 9;
-
 /// What the disk says.
 #[derive(Debug, Default)]
 struct Records {
@@ -120,14 +116,19 @@ impl Pods {
 async fn take_over(shared: &Arc<Shared>, records: Records) {
     // What there is now and no record knows of is a left-over; what comes later is not.
     let left = stray::find(shared, &records);
-    let Records { pods, mut containers, .. } = records;
+    let Records { pods, mut containers, debris } = records;
+    let debris = Arc::new(unfinished::ids_of(&debris));
+    let (holding, all_let_go) = mpsc::channel(1);
     let mut adopting = JoinSet::new();
     for record in pods {
         let containers = containers.remove(&record.id).unwrap_or_default();
         // All layers in use are held before anything is awaited, and so before images are swept.
-        let containers: Vec<Container> = containers.into_iter().map(|record| hold(shared, record)).collect();
-        adopting.spawn(adopt(Arc::clone(shared), record, containers));
+        let (unfinished, containers) = hold_all(shared, containers);
+        let (debris, holding) = (Arc::clone(&debris), holding.clone());
+        let wanted = LetGo { unfinished, debris, unrecorded: Vec::new(), holding };
+        adopting.spawn(adopt(Arc::clone(shared), record, containers, wanted));
     }
+    drop(holding);
     let all = async { while adopting.join_next().await.is_some() {} };
     if tokio::time::timeout(OPEN_MAX, all).await.is_err() {
         tracing::warn!(pods = adopting.len(), "some pods are taken over later");
@@ -137,20 +138,26 @@ async fn take_over(shared: &Arc<Shared>, records: Records) {
     let (shared, closing) = (Arc::clone(shared), shared.closing.clone());
     tokio::spawn(async move {
         tokio::select! {
-            () = stray::take_back(&shared, left, orphans) => {}
+            () = stray::take_back(&shared, left, orphans, all_let_go) => {}
             () = closing.cancelled() => {}
         }
     });
 }
 
 /// Starts a recorded pod's owner.
-async fn adopt(shared: Arc<Shared>, mut record: PodRecord, mut containers: Vec<Container>) {
+async fn adopt(
+    shared: Arc<Shared>,
+    mut record: PodRecord,
+    mut containers: Vec<Container>,
+    mut wanted: LetGo,
+) {
     shared.clock.pass(record.created_at_ns);
     containers.sort_by_key(|container| container.facts.created_at_ns);
     for container in &containers {
         shared.clock.pass(container.facts.created_at_ns);
     }
     if record.phase == PodPhase::Creating {
+        unfinished::let_go(&shared, None, wanted);
         return stray::take_pod_back(&shared, record).await;
     }
     shared.names.adopt(record.id.clone(), Arc::new(record.config.clone()));
@@ -159,34 +166,47 @@ async fn adopt(shared: Arc<Shared>, mut record: PodRecord, mut containers: Vec<C
         containers.iter_mut().for_each(rebooted);
     }
     if record.phase == PodPhase::NotReady {
+        unfinished::let_go(&shared, None, wanted);
         return Owner::spawn(shared, Seed { record, link: None, first: FirstWord::None, containers });
     }
     match dial(&shared, &record).await {
         Dialled::Answered(link, snapshot) if !snapshot.ready => {
             // The record ran ahead of the shim: the pod was never ready, and nobody was told of it.
             drop(link);
+            unfinished::let_go(&shared, None, wanted);
             shared.names.release(&record.config.metadata, &record.id);
             stray::take_pod_back(&shared, record).await;
         }
         Dialled::Answered(link, snapshot) => {
-            forget_unknown(&link.shim, &snapshot, &containers);
+            wanted.unrecorded = unfinished::unrecorded(&snapshot, &containers, &wanted.unfinished);
+            unfinished::let_go(&shared, Some(Arc::clone(&link.shim)), wanted);
             let first = FirstWord::Snapshot(snapshot);
             Owner::spawn(shared, Seed { record, link: Some(link), first, containers });
         }
         Dialled::Silent(link) => {
             tracing::warn!(pod_id = %record.id, "the pod's shim does not answer");
+            unfinished::let_go(&shared, Some(Arc::clone(&link.shim)), wanted);
             Owner::spawn(shared, Seed { record, link: Some(link), first: FirstWord::Awaited, containers });
         }
         Dialled::None => {
+            unfinished::let_go(&shared, None, wanted);
             Owner::spawn(shared, Seed { record, link: None, first: FirstWord::None, containers });
         }
     }
 }
 
-fn hold(shared: &Shared, record: ContainerRecord) -> Container {
-    let layers: Vec<ChainId> = record.layers.iter().filter_map(|layer| layer.parse().ok()).collect();
-    let lease = shared.images.hold(&layers);
-    Container::from_record(record, lease, &shared.layout)
+/// Holds the layers of all, and tells those apart that were being made.
+fn hold_all(shared: &Shared, records: Vec<ContainerRecord>) -> (Vec<Unfinished>, Vec<Container>) {
+    let (mut unfinished, mut containers) = (Vec::new(), Vec::new());
+    for record in records {
+        let layers: Vec<ChainId> = record.layers.iter().filter_map(|layer| layer.parse().ok()).collect();
+        let lease = shared.images.hold(&layers);
+        match record.phase {
+            ContainerPhase::Creating => unfinished.push(Unfinished::new(record, lease)),
+            ContainerPhase::Created => containers.push(Container::from_record(record, lease, &shared.layout)),
+        }
+    }
+    (unfinished, containers)
 }
 
 /// Nothing of an earlier boot runs; how it ended, nobody saw.
@@ -202,40 +222,6 @@ fn rebooted(container: &mut Container) {
         finished_at_ns: now_ns().max(container.facts.created_at_ns),
     });
     container.refresh();
-}
-
-/// A container without a record was being made when the daemon ended: nobody was told of it.
-fn forget_unknown(shim: &Arc<Shim>, snapshot: &SnapshotReply, containers: &[Container]) {
-    for known in &snapshot.containers {
-        let recorded = containers.iter().any(|container| container.id().as_str() == known.container_id);
-        if recorded {
-            continue;
-        }
-        let Ok(id) = ContainerId::try_from(known.container_id.clone()) else { continue };
-        let shim = Arc::clone(shim);
-        tokio::spawn(async move {
-            if let Err(err) = end_container(&shim, &id).await {
-                let err = &err as &dyn std::error::Error;
-                tracing::warn!(container_id = %id, err, "deleting an unrecorded container failed");
-            }
-        });
-    }
-}
-
-/// Kills a container and deletes it as soon as it is dead.
-async fn end_container(shim: &Shim, id: &ContainerId) -> Result<(), ShimError> {
-    let end = tokio::time::Instant::now() + END_MAX;
-    shim.kill(id, SIGKILL, true).await?;
-    loop {
-        match shim.delete(id).await {
-            Err(ShimError::Refused { kind: FailureKind::WrongState, .. })
-                if tokio::time::Instant::now() < end =>
-            {
-                tokio::time::sleep(END_PAUSE).await;
-            }
-            other => return other,
-        }
-    }
 }
 
 /// What became of an attempt to reach a shim.

@@ -1,14 +1,19 @@
 //! What is on disk of pods and containers, in types of its own with a version.
 //!
 //! A pod's record is written before anything of the pod exists, and again when it is ready and when
-//! it is stopped. A container's is written before the shim makes it and when it has exited; between
-//! the two the shim is the truth. A record is written to a temporary name and renamed. It is not
-//! synced: what it speaks of does not outlive the power either, but a torn record is put aside.
+//! it is stopped. A container's is written before the shim makes it, before anybody is told that it is
+//! made, when its limits change and when it has exited; what lies between, the shim knows. A record is
+//! written to a temporary name of this write's own and renamed. It is not synced: what it speaks of
+//! does not outlive the power either, but a torn record is put aside.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Read, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use carpel_spec::config::{ContainerConfig, Resources, SandboxConfig};
@@ -56,6 +61,9 @@ pub(crate) struct ContainerRecord {
     version: u32,
     pub(crate) id: ContainerId,
     pub(crate) pod_id: PodId,
+    /// Records of before there were phases are of containers that were made.
+    #[serde(default)]
+    pub(crate) phase: ContainerPhase,
     pub(crate) created_at_ns: i64,
     pub(crate) config: ContainerConfig,
     pub(crate) image_id: String,
@@ -69,6 +77,17 @@ pub(crate) struct ContainerRecord {
     pub(crate) resources: Resources,
     pub(crate) user: Option<UserRecord>,
     pub(crate) exit: Option<ExitOnRecord>,
+}
+
+/// How far a container is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ContainerPhase {
+    /// Something of it may exist; nobody was told of it.
+    Creating,
+    /// The shim has made it.
+    #[default]
+    Created,
 }
 
 /// Who a container runs as.
@@ -175,6 +194,7 @@ impl From<NewContainerRecord> for ContainerRecord {
             version: VERSION,
             id: new.id,
             pod_id: new.pod_id,
+            phase: ContainerPhase::Creating,
             created_at_ns: new.created_at_ns,
             resources: new.config.resources.clone(),
             config: new.config,
@@ -207,11 +227,54 @@ impl Versioned for ContainerRecord {
     }
 }
 
+/// The writes of one record. Each is decided in its owner's turn and made on some thread, in any
+/// order: what was decided last is what stays.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Writes(Arc<WriteOrder>);
+
+#[derive(Debug, Default)]
+struct WriteOrder {
+    decided: AtomicU64,
+    // Held for the length of a write, by threads that may block.
+    made: Mutex<u64>,
+}
+
+/// A write that was decided.
+#[derive(Debug)]
+pub(crate) struct Write<T> {
+    order: Arc<WriteOrder>,
+    number: u64,
+    path: PathBuf,
+    record: T,
+}
+
+impl Writes {
+    pub(crate) fn decide<T: Serialize>(&self, path: PathBuf, record: T) -> Write<T> {
+        let number = self.0.decided.fetch_add(1, Ordering::Relaxed) + 1;
+        Write { order: Arc::clone(&self.0), number, path, record }
+    }
+}
+
+impl<T: Serialize> Write<T> {
+    /// Makes it, unless a later one was made. Blocks: to be called off the runtime's threads.
+    pub(crate) fn make(self) -> Result<(), RecordError> {
+        let mut made = self.order.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if *made > self.number {
+            return Ok(());
+        }
+        write(&self.path, &self.record)?;
+        *made = self.number;
+        Ok(())
+    }
+}
+
 /// Writes a record. Blocks: to be called off the runtime's threads.
 pub(crate) fn write(path: &Path, record: &impl Serialize) -> Result<(), RecordError> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
     let failed = |source| RecordError { action: "write", path: path.to_owned(), source };
     let bytes = serde_json::to_vec(record).map_err(|err| failed(err.into()))?;
-    let temporary = path.with_extension("tmp");
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let temporary = path.with_extension(format!("{}-{number}.tmp", std::process::id()));
     let written = std::fs::File::create(&temporary)
         .and_then(|mut file| file.write_all(&bytes))
         .and_then(|()| std::fs::rename(&temporary, path));

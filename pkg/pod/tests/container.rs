@@ -356,6 +356,79 @@ fn a_container_whose_record_is_damaged_is_ended() {
     });
 }
 
+/// Makes a record say that its container was being made.
+fn unmake(machine: &Machine, id: &ContainerId) -> std::path::PathBuf {
+    let folder = machine.path(&format!("root/containers/{id}"));
+    let path = folder.join("container.json");
+    let record = fs::read_to_string(&path).unwrap();
+    let creating = record.replacen("\"phase\":\"created\"", "\"phase\":\"creating\"", 1);
+    assert_ne!(record, creating, "a record says how far its container is");
+    fs::write(&path, creating).unwrap();
+    folder
+}
+
+#[test]
+fn containers_that_were_being_made_are_taken_back() {
+    on_machine(|mut machine: Machine| async move {
+        let pod = pod(&machine).await;
+        let known = machine.created(&pod, "known", "exit 3").await;
+        let running = machine.started(&pod, "running", DEAF).await;
+        let kept = machine.created(&pod, "kept", "exit 5").await;
+        let (pid, cgroup) = (machine.pid(&running), machine.container(&known).cgroup_path.clone());
+        assert!(!cgroups_of(&cgroup).is_empty());
+        machine.crash().await;
+        let known_folder = unmake(&machine, &known);
+        let running_folder = unmake(&machine, &running);
+        // The daemon ended between its record and the shim's Create.
+        let absent = ContainerId::try_from("ab".repeat(32)).unwrap();
+        let absent_folder = machine.path(&format!("root/containers/{absent}"));
+        fs::create_dir(&absent_folder).unwrap();
+        let record = fs::read_to_string(known_folder.join("container.json")).unwrap();
+        let record = record.replace(known.as_str(), absent.as_str()).replace("\"known\"", "\"absent\"");
+        fs::write(absent_folder.join("container.json"), record).unwrap();
+        machine.start().await;
+        for id in [&known, &running, &absent] {
+            assert!(machine.pods().find_container(id.as_str()).is_err());
+        }
+        // The names are free at once.
+        for name in ["known", "running", "absent"] {
+            let again = machine.started(&pod, name, "exit 7").await;
+            assert!(![&known, &running, &absent].contains(&&again));
+            assert_eq!(machine.exit(&again).await.code, 7);
+        }
+        for folder in [known_folder, running_folder, absent_folder] {
+            until("the files are gone", async || (!folder.exists()).then_some(())).await;
+        }
+        assert!(!is_alive(pid), "its files go when it is dead");
+        assert!(cgroups_of(&cgroup).is_empty(), "the shim has forgotten it");
+        machine.pods().start_container(kept.as_str()).await.unwrap();
+        assert_eq!(machine.exit(&kept).await.code, 5);
+        assert_eq!(fs::read_dir(machine.path("root/quarantine")).unwrap().count(), 0);
+        machine
+    });
+}
+
+#[test]
+fn files_of_a_damaged_container_stay_until_its_shim_has_let_go() {
+    on_machine(|mut machine: Machine| async move {
+        let pod = pod(&machine).await;
+        let damaged = machine.started(&pod, "damaged", DEAF).await;
+        let (pid, shim) =
+            (machine.pid(&damaged), machine.pods().find_pod(pod.as_str()).unwrap().shim_pid.unwrap());
+        machine.crash().await;
+        let folder = machine.path(&format!("root/containers/{damaged}"));
+        fs::write(folder.join("container.json"), "{").unwrap();
+        send(shim, Signal::SIGSTOP);
+        machine.start().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(folder.exists() && is_alive(pid), "the shim was not heard yet");
+        send(shim, Signal::SIGCONT);
+        until("it is gone", async || (!folder.exists()).then_some(())).await;
+        assert!(!is_alive(pid));
+        machine
+    });
+}
+
 #[test]
 fn a_pod_whose_shim_hangs_can_be_removed() {
     on_machine(|machine| async move {

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Records, is_nobody};
+use super::{Records, is_nobody, unfinished::take};
 use crate::{
     PodId,
     id::is_id,
@@ -52,7 +52,13 @@ pub(super) fn find(shared: &Shared, records: &Records) -> LeftOvers {
 }
 
 /// Takes it all back. Off the path to serving.
-pub(super) async fn take_back(shared: &Arc<Shared>, left: LeftOvers, orphans: Vec<ContainerRecord>) {
+/// Folders of containers wait until every shim has let go of what it may have of them.
+pub(super) async fn take_back(
+    shared: &Arc<Shared>,
+    left: LeftOvers,
+    orphans: Vec<ContainerRecord>,
+    mut all_let_go: mpsc::Receiver<()>,
+) {
     if let Err(err) = shared.images.sweep().await {
         tracing::warn!(err = &err as &dyn std::error::Error, "sweeping images failed");
     }
@@ -71,6 +77,8 @@ pub(super) async fn take_back(shared: &Arc<Shared>, left: LeftOvers, orphans: Ve
             tracing::warn!(pod_id = pod, err = &err as &dyn std::error::Error, "detaching failed");
         }
     }
+    // Nothing is sent: the end comes when the last pod has dropped its side.
+    while all_let_go.recv().await.is_some() {}
     let shared = Arc::clone(shared);
     let cleaned = tokio::task::spawn_blocking(move || {
         let of_orphans = orphans.into_iter().map(|orphan| {
@@ -78,9 +86,7 @@ pub(super) async fn take_back(shared: &Arc<Shared>, left: LeftOvers, orphans: Ve
             shared.layout.container(&orphan.id)
         });
         for folder in of_orphans.chain(left.debris) {
-            if let Err(err) = shared.trash.take(&folder) {
-                tracing::warn!(path = %folder.display(), %err, "removing a container's folder failed");
-            }
+            take(&shared, &folder);
         }
     });
     if let Err(err) = cleaned.await {

@@ -1,5 +1,7 @@
 //! A container as its owner knows it.
 
+pub(crate) mod end;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use carpel_image::LayerLease;
@@ -12,7 +14,7 @@ use crate::{
     ContainerId, ContainerSnapshot, ContainerState, Exit, ExitReason, PodId, RemoveContainerError,
     StartError, StopContainerError, User,
     layout::Layout,
-    record::{ContainerRecord, ExitOnRecord, NewContainerRecord, UserRecord},
+    record::{ContainerPhase, ContainerRecord, ExitOnRecord, NewContainerRecord, UserRecord, Write, Writes},
 };
 
 /// One container that exists.
@@ -26,6 +28,7 @@ pub(crate) struct Container {
     pub(crate) removal: Option<Vec<Reply<RemoveContainerError>>>,
     /// As it was published last.
     pub(crate) snapshot: Arc<ContainerSnapshot>,
+    writes: Writes,
 }
 
 /// What is decided when a container is made. Limits change later, nothing else.
@@ -97,7 +100,7 @@ impl StopPhase {
 impl Container {
     pub(crate) fn new(facts: Facts, state: State) -> Container {
         let snapshot = Arc::new(snapshot(&facts, &state));
-        Container { facts, state, stop: None, removal: None, snapshot }
+        Container { facts, state, stop: None, removal: None, snapshot, writes: Writes::default() }
     }
 
     /// A container of an earlier daemon, as its record has it.
@@ -135,8 +138,13 @@ impl Container {
         matches!(self.state, State::Exited(_))
     }
 
+    /// Decides to write its record as it is now. The write is to be made off the runtime's threads.
+    pub(crate) fn write(&self, layout: &Layout) -> Write<ContainerRecord> {
+        self.writes.decide(layout.container_record(self.id()), self.record())
+    }
+
     /// What is written to disk.
-    pub(crate) fn record(&self) -> ContainerRecord {
+    fn record(&self) -> ContainerRecord {
         let facts = &self.facts;
         let new = NewContainerRecord {
             id: facts.id.clone(),
@@ -151,6 +159,7 @@ impl Container {
             log_path: facts.log_path.clone(),
         };
         let mut record = ContainerRecord::from(new);
+        record.phase = ContainerPhase::Created;
         record.resources = facts.resources.clone();
         let User { uid, gid, groups } = facts.user.clone();
         record.user = Some(UserRecord { uid, gid, groups });

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   Wanted ── look_up ──▶ LookedUp ── record ──▶ Recorded ── create ──▶ Container (Created)
-//!     │ image, host         │ plan (pure), folder,   │ the shim does all
-//!     │ devices             │ record = intent        │ but the execve
+//!     │ image, host         │ plan (pure), folder,   │ the shim does all but the
+//!     │ devices             │ record = Creating      │ execve; record = Created
 //!     ▼                     ▼                        ▼
 //!   nothing to undo       nothing to undo          undo: shim forgets, folder → trash
 //! ```
@@ -14,11 +14,12 @@ mod make;
 
 use std::sync::Arc;
 
+use carpel_shim_api::record::ExitRecord;
 use carpel_spec::config::{ContainerConfig, PidMode};
 
 use super::{
     Owner, Reply, answer,
-    container::{Container, State},
+    container::{Container, State, exit_of},
     pod::Phase,
 };
 use crate::{ContainerId, CreateError, FindError, ObjectKind, event::EventKind};
@@ -29,6 +30,8 @@ pub(super) struct Creation {
     pub(super) id: ContainerId,
     config: Arc<ContainerConfig>,
     waiters: Vec<Reply<CreateError, ContainerId>>,
+    /// It ended when the shim had made it and nobody knew that yet.
+    exit: Option<ExitRecord>,
 }
 
 impl Owner {
@@ -52,7 +55,7 @@ impl Owner {
             Err(err) => answer(reply, Err(err)),
             Ok(wanted) => {
                 let (id, config) = (wanted.id.clone(), Arc::clone(&wanted.config));
-                self.creations.insert(key.clone(), Creation { id, config, waiters: vec![reply] });
+                self.creations.insert(key.clone(), Creation { id, config, waiters: vec![reply], exit: None });
                 self.work(async move {
                     let result = make::make(wanted).await;
                     move |owner: &mut Owner| owner.created(&key, result)
@@ -100,13 +103,25 @@ impl Owner {
         Err(CreateError::PidTarget { name: config.name.clone(), target: target.clone(), source: problem })
     }
 
+    /// The shim told the end of a container that is not known yet.
+    pub(super) fn ended_early(&mut self, exit: ExitRecord) {
+        let mut creations = self.creations.values_mut();
+        if let Some(creation) = creations.find(|creation| creation.id.as_str() == exit.container_id) {
+            creation.exit = Some(exit);
+        }
+    }
+
     fn created(&mut self, key: &(String, u32), result: Result<Container, CreateError>) {
-        let waiters = self.creations.remove(key).map(|creation| creation.waiters).unwrap_or_default();
+        let creation = self.creations.remove(key);
+        let (waiters, exit) = creation.map(|c| (c.waiters, c.exit)).unwrap_or_default();
         let answered = match result {
             Ok(container) => {
                 let id = container.id().clone();
                 self.containers.push(container);
                 self.tell(EventKind::Created, id.as_str());
+                if let Some(exit) = exit {
+                    self.set_exited(&id, exit_of(exit));
+                }
                 if self.handle.shim.is_none() {
                     // The shim went in the same moment: it is settled like all the others.
                     self.shim_gone();

@@ -23,9 +23,11 @@ use crate::{
     clock::now_ns,
     event::EventKind,
     lost::{self, Lost, Settled},
-    record::{self, PodPhase},
+    record::PodPhase,
 };
 
+/// How long a shim that closed its connection may take to end.
+const END_WAIT: Duration = Duration::from_secs(2);
 /// Between two tries to end containers that survive, or to hear from a silent shim.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Longest wait for a shim's snapshot here, where nobody waits for it.
@@ -41,13 +43,13 @@ impl Owner {
             // The answer to Start is on its way, and comes first.
             Some(State::Starting { exit, .. }) => *exit = Some(record),
             Some(_) => self.set_exited(&id, exit_of(record)),
-            // Of a creation that is being undone.
-            None => {}
+            // Of a creation that is still to be told, or is being undone.
+            None => self.ended_early(record),
         }
     }
 
     pub(super) fn set_exited(&mut self, id: &ContainerId, exit: Exit) {
-        let path = self.shared.layout.container_record(id);
+        let shared = Arc::clone(&self.shared);
         let Some(container) = self.container(id) else { return };
         if container.has_exited() {
             return;
@@ -55,7 +57,7 @@ impl Owner {
         let before = std::mem::replace(&mut container.state, State::Exited(exit));
         let stop = container.stop.take();
         let remove = container.removal.is_some();
-        let record = container.record();
+        let write = container.write(&shared.layout);
         self.shared.usage.close(id.as_str());
         self.container_changed(id, EventKind::Stopped);
         if let State::Starting { waiters, .. } = before {
@@ -66,7 +68,7 @@ impl Owner {
             answer(waiter, Ok(()));
         }
         self.work(async move {
-            let written = tokio::task::spawn_blocking(move || record::write(&path, &record)).await;
+            let written = tokio::task::spawn_blocking(move || write.make()).await;
             if let Ok(Err(err)) = written {
                 // The shim's own record still tells it, until the pod is stopped.
                 let err = &err as &dyn std::error::Error;
@@ -77,6 +79,17 @@ impl Owner {
         if remove {
             self.delete(id);
         }
+    }
+
+    /// The connection is of no use any more: the shim ends, or is ended. Its end is seen elsewhere.
+    pub(super) fn connection_lost(&mut self) {
+        let Some(process) = self.process.clone() else { return };
+        self.work(async move {
+            if tokio::time::timeout(END_WAIT, process.ended()).await.is_err() {
+                process.kill();
+            }
+            |_: &mut Owner| {}
+        });
     }
 
     /// The shim's process has ended, or there is none.
@@ -168,14 +181,15 @@ impl Owner {
     /// Asks the shim for all that it knows, and again until it answers.
     pub(super) fn ask_shim(&mut self) {
         let Some(shim) = self.handle.shim.clone() else { return };
+        // Of those that are made from now on, the answer may say nothing.
+        let asked: Vec<ContainerId> = self.containers.iter().map(|c| c.id().clone()).collect();
         self.work(async move {
             let met = shim.meet(SNAPSHOT_MAX).await;
             if met.is_err() {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
             move |owner: &mut Owner| match met {
-                Ok((_, snapshot)) => owner.apply_snapshot(snapshot),
-                // A new connection begins with a snapshot.
+                Ok((_, snapshot)) => owner.apply_snapshot_to(&asked, &snapshot),
                 Err(ShimError::Gone) => {}
                 Err(_) => owner.ask_shim(),
             }
@@ -184,11 +198,16 @@ impl Owner {
 
     /// Brings the containers to where the shim has them.
     pub(super) fn apply_snapshot(&mut self, snapshot: SnapshotReply) {
-        self.init_pid = Some(snapshot.init_pid).filter(|pid| *pid > 0);
         let ids: Vec<ContainerId> = self.containers.iter().map(|c| c.id().clone()).collect();
+        self.apply_snapshot_to(&ids, &snapshot);
+    }
+
+    /// Brings those containers that were there when the snapshot was asked for to where it has them.
+    fn apply_snapshot_to(&mut self, ids: &[ContainerId], snapshot: &SnapshotReply) {
+        self.init_pid = Some(snapshot.init_pid).filter(|pid| *pid > 0);
         for id in ids {
             let known = snapshot.containers.iter().find(|known| known.container_id == id.as_str());
-            self.apply_known(&id, known);
+            self.apply_known(id, known);
         }
         self.publish();
     }
@@ -216,6 +235,8 @@ impl Owner {
         match (known.state(), known.exit.clone()) {
             (ContainerState::Exited, Some(exit)) => return self.set_exited(id, exit_of(exit)),
             (ContainerState::Exited, None) => {}
+            // It was started since.
+            (ContainerState::Created, _) if matches!(container.state, State::Running { .. }) => {}
             (ContainerState::Created, _) => container.state = State::Created { pid: known.pid },
             (ContainerState::Running, _) => {
                 container.state = State::Running { pid: known.pid, started_at_ns: known.started_at_ns };

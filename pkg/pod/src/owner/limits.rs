@@ -5,7 +5,7 @@ use std::sync::Arc;
 use carpel_spec::config::Resources;
 
 use super::{Owner, Reply, answer, container::State, not_found};
-use crate::{ContainerId, RecordError, ShimError, UpdateError, record};
+use crate::{ContainerId, RecordError, ShimError, UpdateError};
 
 /// What the shim and then the disk said.
 type Outcome = Result<(), ShimError>;
@@ -39,16 +39,16 @@ impl Owner {
         if let Err(err) = result {
             return answer(reply, Err(UpdateError::Shim { id, source: Arc::new(err) }));
         }
-        let path = self.shared.layout.container_record(&id);
+        let shared = Arc::clone(&self.shared);
         let Some(container) = self.container(&id) else {
             return answer(reply, Err(not_found(&id).into()));
         };
         merge(&mut container.facts.resources, asked);
         container.refresh();
-        let record = container.record();
+        let write = container.write(&shared.layout);
         self.publish();
         self.work(async move {
-            let written = tokio::task::spawn_blocking(move || record::write(&path, &record)).await;
+            let written = tokio::task::spawn_blocking(move || write.make()).await;
             move |_: &mut Owner| answer(reply, recorded(id, written))
         });
     }

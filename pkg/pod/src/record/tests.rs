@@ -70,3 +70,43 @@ fn exits_keep_their_words() {
         assert_eq!(Exit::from(back), exit);
     }
 }
+
+#[test]
+fn a_record_without_a_phase_is_of_a_container_that_was_made() {
+    assert_eq!(ContainerPhase::default(), ContainerPhase::Created);
+    assert_eq!(serde_json::to_string(&ContainerPhase::Creating).unwrap(), "\"creating\"");
+}
+
+#[test]
+fn what_was_decided_last_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("record.json");
+    let writes = Writes::default();
+    let first = writes.decide(path.clone(), 1);
+    let second = writes.decide(path.clone(), 2);
+    let third = writes.decide(path.clone(), 3);
+    second.make().unwrap();
+    first.make().unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "2");
+    third.make().unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "3");
+}
+
+#[test]
+fn writes_at_the_same_time_tear_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("record.json");
+    std::thread::scope(|scope| {
+        for digit in ["1", "2", "3", "4"] {
+            let path = &path;
+            scope.spawn(move || {
+                for length in 1..200 {
+                    write(path, &digit.repeat(length * 50)).unwrap();
+                    let seen: String = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+                    assert!(seen.bytes().all(|byte| byte == seen.as_bytes()[0]));
+                }
+            });
+        }
+    });
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+}

@@ -22,7 +22,7 @@ use crate::{
     host::{Found, HostError},
     layout::make_private_dir,
     node,
-    owner::container::{Container, Facts, State},
+    owner::container::{Container, Facts, State, end},
     pods::Shared,
     profile::{self, Key},
     record::{self, ContainerRecord, NewContainerRecord},
@@ -151,7 +151,7 @@ impl LookedUp {
                     Ok(Recorded { wanted, image, lease, planned, log_path })
                 }
                 Err(err) => {
-                    discard(&self.wanted);
+                    discard(&self.wanted.shared, &self.wanted.id);
                     Err(self.wanted.step_error(err))
                 }
             }
@@ -233,10 +233,25 @@ impl Recorded {
         match shim.create(request).await {
             Ok(created) => {
                 self.write_runtime_spec(&created);
-                Ok(self.into_container(created))
+                self.made(created).await
             }
             Err(err) => Err(self.fail(err).await),
         }
+    }
+
+    /// Writes down that it was made, before anybody is told.
+    async fn made(self, created: Created) -> Result<Container, CreateError> {
+        let (shared, shim) = (Arc::clone(&self.wanted.shared), Arc::clone(&self.wanted.shim));
+        let container = self.into_container(created);
+        let (id, name) = (container.id().clone(), container.facts.config.name.clone());
+        let write = container.write(&shared.layout);
+        let err = match tokio::task::spawn_blocking(move || write.make()).await {
+            Ok(Ok(())) => return Ok(container),
+            Ok(Err(source)) => CreateError::Record { id: id.clone(), source: Arc::new(source) },
+            Err(_) => CreateError::BrokenOff(name),
+        };
+        undo(&shared, &shim, id).await;
+        Err(err)
     }
 
     /// For people who inspect the container; nothing depends on it, so nothing waits for it.
@@ -264,18 +279,14 @@ impl Recorded {
 
     /// Undoes what there is by now.
     async fn fail(self, err: ShimError) -> CreateError {
-        let Wanted { shim, id, .. } = &self.wanted;
+        let Wanted { shared, shim, id, .. } = self.wanted;
         // What was refused has left nothing in the shim; what was not answered may come to be yet.
-        if matches!(err, ShimError::Timeout { .. })
-            && let Err(err) = shim.delete(id).await
-        {
-            let err = &err as &dyn std::error::Error;
-            tracing::warn!(container_id = %id, err, "undoing a creation failed");
+        if matches!(err, ShimError::Timeout { .. }) {
+            undo(&shared, &shim, id.clone()).await;
+        } else {
+            discard_apart(&shared, id.clone()).await;
         }
-        let err = CreateError::Shim { id: id.clone(), source: Arc::new(err) };
-        // The runtime ending is the only way for this to fail: the next daemon cleans up.
-        let _ = tokio::task::spawn_blocking(move || discard(&self.wanted)).await;
-        err
+        CreateError::Shim { id, source: Arc::new(err) }
     }
 
     fn into_container(self, created: Created) -> Container {
@@ -344,10 +355,28 @@ fn make_dir(path: &Path) -> Result<(), FileError> {
     made.map_err(|source| FileError { action: "create folder", path: path.to_owned(), source })
 }
 
+/// Makes the shim let go of a container, and throws its folder away.
+async fn undo(shared: &Arc<Shared>, shim: &Shim, id: ContainerId) {
+    match end::end(shim, &id).await {
+        Ok(()) | Err(ShimError::Gone) => {}
+        Err(err) => {
+            let err = &err as &dyn std::error::Error;
+            tracing::warn!(container_id = %id, err, "undoing a creation failed");
+        }
+    }
+    discard_apart(shared, id).await;
+}
+
+async fn discard_apart(shared: &Arc<Shared>, id: ContainerId) {
+    let shared = Arc::clone(shared);
+    // The runtime ending is the only way for this to fail: the next daemon cleans up.
+    let _ = tokio::task::spawn_blocking(move || discard(&shared, &id)).await;
+}
+
 /// Throws a container's folder away. Blocks shortly.
-fn discard(wanted: &Wanted) {
-    let folder = wanted.shared.layout.container(&wanted.id);
-    match wanted.shared.trash.take(&folder) {
+fn discard(shared: &Shared, id: &ContainerId) {
+    let folder = shared.layout.container(id);
+    match shared.trash.take(&folder) {
         Ok(()) => {}
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(err) => tracing::warn!(path = %folder.display(), %err, "removing a container's folder failed"),
