@@ -266,7 +266,18 @@ fn resize_foreign(pidfd: &OwnedFd, size: Winsize) -> Result<(), Errno> {
 fn join_own(tree: &Arc<Tree>, path: &str) -> Result<(), Failure> {
     let path = CgroupPath::parse(path).map_err(|e| failure(FailureKind::Invalid, &e))?;
     let cgroup = Cgroup::ensure(tree, &path).map_err(|e| failure(FailureKind::Internal, &e))?;
-    cgroup.join(rustix::process::getpid(), Hierarchies::All).map_err(|e| failure(FailureKind::Internal, &e))
+    // A daemon that could has started the shim in its cgroup2 folder already.
+    let which = if is_born_in(&path) { Hierarchies::V1 } else { Hierarchies::All };
+    for entrance in cgroup.entrances(which).map_err(|e| failure(FailureKind::Internal, &e))? {
+        rustix::io::write(&entrance, b"0").map_err(|e| failure(FailureKind::Internal, &e))?;
+    }
+    Ok(())
+}
+
+/// Whether this process is in `path` of cgroup2. cgroups(7), `/proc/pid/cgroup`.
+fn is_born_in(path: &CgroupPath) -> bool {
+    let line = format!("0::{path}");
+    std::fs::read_to_string("/proc/self/cgroup").is_ok_and(|text| text.lines().any(|have| have == line))
 }
 
 /// An id names files and cgroups: a plain word.

@@ -91,19 +91,22 @@ impl Cgroup {
         self.v2.as_ref().map(AsFd::as_fd)
     }
 
-    /// Opens `cgroup.procs` for writing in each of the hierarchies: a process that writes `0` to all
-    /// of them puts itself in. Empty on a unified host with [`Hierarchies::V1`].
+    /// Opens the files by which a process with one thread puts itself in: it writes `0` to each of
+    /// them. Empty on a unified host with [`Hierarchies::V1`].
     ///
-    /// The first such write of a while waits for an RCU grace period (3–15 ms), the next ones right
-    /// after it cost microseconds: write them together, and let other work go on meanwhile.
+    /// On v1 that file is `tasks`: a thread that moves only itself does not wait for an RCU grace period
+    /// (3–15 ms, the first write to any `cgroup.procs` after a pause), because no other thread can be
+    /// forking meanwhile (`cgroup_procs_write_start`, kernel/cgroup/cgroup.c; older kernels just wait). On
+    /// cgroup2 there is no such way but `CLONE_INTO_CGROUP`.
     ///
     /// # Errors
     /// A file cannot be opened.
     pub fn entrances(&self, which: Hierarchies) -> Result<Vec<OwnedFd>, JoinError> {
         self.in_each(which)
             .map(|hierarchy| {
+                let name = if hierarchy.is_v2() { "cgroup.procs" } else { "tasks" };
                 file::open_dir(hierarchy.root(), self.path.as_relative())
-                    .and_then(|dir| file::open_write(dir.as_fd(), "cgroup.procs"))
+                    .and_then(|dir| file::open_write(dir.as_fd(), name))
                     .map_err(|source| self.join_error(0, hierarchy, source))
             })
             .collect()
