@@ -1,6 +1,6 @@
 //! Containers.
 
-use carpel_pod::{ContainerSnapshot, ContainerState, Exit};
+use carpel_pod::{ContainerSnapshot, ContainerState, Exit, ExitReason};
 use carpel_proto::v1;
 use carpel_spec::config::{
     ContainerConfig, MountAccess, MountConfig, MountPropagation, MountSource, Resources,
@@ -29,6 +29,10 @@ pub(crate) fn container_status(container: &ContainerSnapshot, image_name: String
     let (started_at, exit) = match &container.state {
         ContainerState::Created | ContainerState::Unknown => (0, None),
         ContainerState::Running { started_at_ns, .. } => (*started_at_ns, None),
+        // The kubelet wants times also of a container whose command could not be executed.
+        ContainerState::Exited(exit) if exit.reason == ExitReason::StartError => {
+            (exit.finished_at_ns, Some(exit))
+        }
         ContainerState::Exited(exit) => (exit.started_at_ns, Some(exit)),
     };
     let (finished_at, exit_code, reason, message) = exit.map(ending).unwrap_or_default();
