@@ -26,8 +26,6 @@ use crate::{
     record::PodPhase,
 };
 
-/// How long a shim that closed its connection may take to end.
-const END_WAIT: Duration = Duration::from_secs(2);
 /// Between two tries to end containers that survive, or to hear from a silent shim.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Longest wait for a shim's snapshot here, where nobody waits for it.
@@ -79,17 +77,6 @@ impl Owner {
         if remove {
             self.delete(id);
         }
-    }
-
-    /// The connection is of no use any more: the shim ends, or is ended. Its end is seen elsewhere.
-    pub(super) fn connection_lost(&mut self) {
-        let Some(process) = self.process.clone() else { return };
-        self.work(async move {
-            if tokio::time::timeout(END_WAIT, process.ended()).await.is_err() {
-                process.kill();
-            }
-            |_: &mut Owner| {}
-        });
     }
 
     /// The shim's process has ended, or there is none.
@@ -190,6 +177,7 @@ impl Owner {
             }
             move |owner: &mut Owner| match met {
                 Ok((_, snapshot)) => owner.apply_snapshot_to(&asked, &snapshot),
+                // A new connection begins with a snapshot.
                 Err(ShimError::Gone) => {}
                 Err(_) => owner.ask_shim(),
             }
