@@ -63,6 +63,13 @@ impl Node {
         Ok(Node { facts, cgroups: Arc::new(cgroups), boot_id, shim_oom_score_adj: i32::max(own, -998) })
     }
 
+    /// The cgroup that shims live in, made if it is absent; `None` if they stay in the daemon's own, or
+    /// if it cannot be made: each shim tries that itself, and says why not.
+    pub(crate) fn shim_home(&self, path: &str) -> Option<Cgroup> {
+        let path = CgroupPath::parse(path).ok()?;
+        Cgroup::ensure(&self.cgroups, &path).ok()
+    }
+
     /// The cgroup that a record names; `None` if it is gone, or systemd's.
     pub(crate) fn cgroup(&self, path: &str) -> Option<Cgroup> {
         let path = self.cgroup_path(path).ok()?;

@@ -80,9 +80,9 @@ impl Pods {
     pub async fn open(config: Config, images: Images, network: Network) -> Result<Pods, OpenError> {
         let opened = tokio::task::spawn_blocking(move || {
             let layout = Layout::create(&config.root, &config.state)?;
-            let shim_program = ShimProgram::load(&config.shim)
-                .map_err(|source| OpenError::Shim { path: config.shim.clone(), source })?;
             let node = Arc::new(Node::look(&config)?);
+            let shim_program = ShimProgram::load(&config.shim, node.shim_home(&config.shim_cgroup))
+                .map_err(|source| OpenError::Shim { path: config.shim.clone(), source })?;
             let records = read_records(&layout)?;
             Ok::<_, OpenError>((config, layout, shim_program, node, records))
         });

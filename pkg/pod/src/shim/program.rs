@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use carpel_cgroups::Cgroup;
 use carpel_sys::{
     exec::CStringList,
     memfd::sealed_program,
@@ -27,6 +28,9 @@ use tokio::net::unix::pipe::Receiver;
 #[derive(Debug)]
 pub(crate) struct ShimProgram {
     exe: OwnedFd,
+    /// Where shims live. They are born in its cgroup2 folder: moving a process there afterwards waits
+    /// for an RCU grace period, 3-15 ms.
+    home: Option<Cgroup>,
 }
 
 /// Why no shim was started.
@@ -50,8 +54,8 @@ pub(crate) struct ShimProcess {
 
 impl ShimProgram {
     /// Copies the program into sealed memory. Blocks shortly.
-    pub(crate) fn load(path: &Path) -> io::Result<ShimProgram> {
-        Ok(ShimProgram { exe: sealed_program("carpel-shim", &mut File::open(path)?)? })
+    pub(crate) fn load(path: &Path, home: Option<Cgroup>) -> io::Result<ShimProgram> {
+        Ok(ShimProgram { exe: sealed_program("carpel-shim", &mut File::open(path)?)?, home })
     }
 
     /// Starts a shim. Blocks until it has executed. Must be called in a tokio runtime.
@@ -64,9 +68,15 @@ impl ShimProgram {
         let folder = CString::new(pod_dir.as_os_str().as_bytes()).map_err(StartShimError::Nul)?;
         let argv = CStringList::new(vec![c"carpel-shim".to_owned(), c"--pod-dir".to_owned(), folder]);
         let envp = CStringList::new(Vec::new());
-        let program =
-            Program { exe: self.exe.as_fd(), argv: &argv, envp: &envp, listener, log, cgroup: None };
-        let process = spawn_shim(&program).map_err(StartShimError::Spawn)?;
+        let spawn = |cgroup| {
+            spawn_shim(&Program { exe: self.exe.as_fd(), argv: &argv, envp: &envp, listener, log, cgroup })
+        };
+        let process = match self.home.as_ref().and_then(Cgroup::v2_dir) {
+            // Somebody may have removed the folder: the shim then makes it anew and moves itself.
+            Some(home) => spawn(Some(home)).or_else(|_| spawn(None)),
+            None => spawn(None),
+        };
+        let process = process.map_err(StartShimError::Spawn)?;
         ShimProcess::new(process.pid.as_raw_nonzero().get(), process.pidfd).map_err(StartShimError::Watch)
     }
 }
