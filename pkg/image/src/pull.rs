@@ -14,6 +14,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 
+use tracing::{Instrument, info_span};
+
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::digest::{ChainId, Digest};
@@ -161,7 +163,7 @@ impl Puller {
         let key = Key { reference, platform, auth: request.auth };
         let joined = self.pulls.join(key.clone(), || {
             let tracker = Arc::new(Tracker::new(key.reference.to_string()));
-            let work = self.clone().run(key, tracker.clone()).boxed();
+            let work = self.clone().run(key, tracker.clone()).instrument(info_span!("pull")).boxed();
             (tracker, work)
         });
         let mut work = joined.work;
@@ -187,10 +189,12 @@ impl Puller {
         let Key { reference, platform, auth } = key;
         let failed = |source| PullError::Registry { reference: reference.clone(), source: Box::new(source) };
         let session = Session::open(&reference, auth, &self.config).await.map_err(failed)?;
-        let resolved = resolve::resolve(&session, &reference, &platform, &self.config.limits).await?;
+        let resolve = resolve::resolve(&session, &reference, &platform, &self.config.limits);
+        let resolved = resolve.instrument(info_span!("resolve")).await?;
         tracker.stage(PullStage::Fetching);
         let chain = ChainId::chain(&resolved.diff_ids);
-        let leases = self.bring_layers(Arc::new(session), &reference, &resolved, &chain, &tracker).await?;
+        let layers = self.bring_layers(Arc::new(session), &reference, &resolved, &chain, &tracker);
+        let leases = layers.instrument(info_span!("layers")).await?;
         tracker.stage(PullStage::Committing);
         let tagged = reference.digest().is_none();
         let image = NewImage {
@@ -206,6 +210,7 @@ impl Puller {
         let image = self
             .store
             .commit_image(image)
+            .instrument(info_span!("commit"))
             .await
             .map_err(|source| PullError::Store { reference: reference.clone(), source: source.into() })?;
         // From here on the image itself keeps its layers.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use carpel_sys::netns::{self, NetnsError, Sharing, Unsharing};
 use std::os::fd::AsFd;
 
+use tracing::Instrument;
+
 use crate::attach::{self, AttachError};
 use crate::attachment::{Attachment, InterfaceStats, NetworkStatus};
 use crate::bridge::{Bridge, HostError};
@@ -220,7 +222,8 @@ impl Network {
     /// If undoing a failed attach fails too ([`AttachError::Leftover`]), the pod stays [`Network::known`]
     /// until [`Network::detach`] succeeds.
     pub async fn attach(&self, request: AttachRequest) -> Result<Attachment, AttachError> {
-        unwind(tokio::spawn(attach::attach(self.shared.clone(), request)).await)
+        let attaching = attach::attach(self.shared.clone(), request);
+        unwind(tokio::spawn(attaching.instrument(tracing::info_span!("network.attach"))).await)
     }
 
     /// Takes the pod's network away, from what the disk remembers: also after a reboot, when its namespace is
@@ -231,7 +234,8 @@ impl Network {
     /// die with the namespace within some tens of milliseconds, and its record and address follow them
     /// ([`Network::settle`] waits for that).
     pub async fn detach(&self, pod: &str) -> Result<(), DetachError> {
-        unwind(tokio::spawn(detach::detach(self.shared.clone(), pod.to_owned())).await)
+        let detaching = detach::detach(self.shared.clone(), pod.to_owned());
+        unwind(tokio::spawn(detaching.instrument(tracing::info_span!("network.detach"))).await)
     }
 
     /// Waits until nothing of any pod that was detached is left.

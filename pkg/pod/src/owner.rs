@@ -30,6 +30,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
+use tracing::{Instrument, Span};
 
 use crate::{
     ContainerId, CreateError, FindError, ObjectKind, PodId, PodSnapshot, PodState, RemoveContainerError,
@@ -48,9 +49,15 @@ const COMMANDS_MAX: usize = 64;
 /// How to reach a pod's owner.
 #[derive(Debug, Clone)]
 pub(crate) struct PodHandle {
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) commands: mpsc::Sender<Asked>,
     /// The pod's shim; absent once it has gone.
     pub(crate) shim: Option<Arc<Shim>>,
+}
+
+/// A command, and the trace that it belongs to.
+pub(crate) struct Asked {
+    pub(crate) command: Command,
+    pub(crate) span: Span,
 }
 
 /// What an owner is asked for. Each is answered exactly once.
@@ -174,7 +181,7 @@ impl Owner {
 
     async fn live(
         mut self,
-        mut inbox: mpsc::Receiver<Command>,
+        mut inbox: mpsc::Receiver<Asked>,
         mut events: mpsc::UnboundedReceiver<ShimEvent>,
     ) {
         let closing = self.shared.closing.clone();
@@ -186,7 +193,7 @@ impl Owner {
                 Some(event) = events.recv() => self.shim_event(event),
                 Some(step) = self.work.next(), if !self.work.is_empty() => step(&mut self),
                 () = sleep_until(deadline) => self.deadlines_passed(),
-                Some(command) = inbox.recv() => self.command(command),
+                Some(asked) = inbox.recv() => asked.span.in_scope(|| self.command(asked.command)),
             }
         }
     }
@@ -216,7 +223,12 @@ impl Owner {
     where
         S: FnOnce(&mut Owner) + Send + 'static,
     {
-        self.work.push(Box::pin(async move { Box::new(work.await) as Step }));
+        // The work belongs to the trace of whoever asked, and so does what it ends with.
+        let span = Span::current();
+        self.work.push(Box::pin(async move {
+            let step = work.instrument(span.clone()).await;
+            Box::new(move |owner: &mut Owner| span.in_scope(|| step(owner))) as Step
+        }));
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -21,7 +21,7 @@ use crate::{
     layout::Layout,
     names::Names,
     node::Node,
-    owner::{Command, PodHandle},
+    owner::{Asked, Command, PodHandle},
     profile::Programs,
     shim::program::ShimProgram,
     trash::Trash,
@@ -228,7 +228,8 @@ impl Pods {
 /// Sends a command to an owner and waits for its answer; `None` if the owner has ended.
 async fn ask<T>(handle: &PodHandle, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
     let (reply, answer) = oneshot::channel();
-    handle.commands.send(command(reply)).await.ok()?;
+    let asked = Asked { command: command(reply), span: tracing::Span::current() };
+    handle.commands.send(asked).await.ok()?;
     answer.await.ok()
 }
 

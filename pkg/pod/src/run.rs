@@ -35,6 +35,7 @@ use carpel_spec::{
 };
 use futures::FutureExt;
 use tokio::sync::mpsc;
+use tracing::{Instrument, info_span};
 
 use crate::{
     FileError, PodId, PodState, Pods, RunError,
@@ -79,14 +80,16 @@ impl Pods {
 
 fn start(shared: Arc<Shared>, id: PodId, config: Arc<SandboxConfig>) -> Outcome {
     let broken_off = RunError::BrokenOff(id.clone());
-    let task = tokio::spawn(async move {
+    let work = async move {
         let mut name = NameGuard { shared: &shared, id: &id, config: &config, free: true };
         let result = run(Arc::clone(&shared), id.clone(), Arc::clone(&config)).await;
         // What is listed keeps its name until it is removed.
         name.free = shared.catalog.find_pod(id.as_str()).is_err();
         drop(name);
         result
-    });
+    };
+    // A retry joins this one, and finds its steps in the trace of who came first.
+    let task = tokio::spawn(work.in_current_span());
     async move { task.await.unwrap_or(Err(broken_off)) }.boxed().shared()
 }
 
@@ -120,9 +123,9 @@ pub(crate) fn pod_facts(shared: &Shared, id: &PodId) -> PodFacts {
 
 async fn run(shared: Arc<Shared>, id: PodId, config: Arc<SandboxConfig>) -> Result<PodId, RunError> {
     let reserved = Reserved::plan(shared, id, config)?;
-    let recorded = reserved.record().await?;
-    let equipped = recorded.equip().await?;
-    equipped.set_up().await
+    let recorded = reserved.record().instrument(info_span!("record")).await?;
+    let equipped = recorded.equip().instrument(info_span!("equip")).await?;
+    equipped.set_up().instrument(info_span!("set_up")).await
 }
 
 /// It can be made. Nothing was changed.

@@ -171,6 +171,7 @@ impl Shim {
         self.connection().send(name, body, fds)
     }
 
+    #[tracing::instrument(name = "shim", skip_all, fields(request = name))]
     async fn done(&self, name: &'static str, body: request::Body, limit: Duration) -> Result<(), ShimError> {
         match self.send(name, body, Vec::new())?.reply(limit).await?.body {
             reply::Body::Done(_) => Ok(()),
@@ -179,6 +180,7 @@ impl Shim {
     }
 
     /// Greets and sets the pod up, in one round trip.
+    #[tracing::instrument(name = "shim", skip_all, fields(request = "Sandbox"))]
     pub(crate) async fn set_up(
         &self,
         plan: SandboxPlan,
@@ -198,6 +200,7 @@ impl Shim {
         meet(&self.connection(), limit).await
     }
 
+    #[tracing::instrument(name = "shim", skip_all, fields(request = "Create"))]
     pub(crate) async fn create(&self, create: Create) -> Result<Created, ShimError> {
         let pending = self.send("Create", request::Body::Create(create), Vec::new())?;
         match pending.reply(CREATE).await?.body {
@@ -206,6 +209,7 @@ impl Shim {
         }
     }
 
+    #[tracing::instrument(name = "shim", skip_all, fields(request = "Start"))]
     pub(crate) async fn start(&self, id: &ContainerId) -> Result<Started, ShimError> {
         let pending = self.send("Start", request::Body::Start(container(id)), Vec::new())?;
         match pending.reply(SPAWN).await?.body {
@@ -225,6 +229,7 @@ impl Shim {
 
     /// Starts a process in a container. The exit is waited for from before the start on, so that it
     /// cannot be missed.
+    #[tracing::instrument(name = "shim", skip_all, fields(request = "Exec"))]
     pub(crate) async fn exec(&self, exec: Exec, limit: Duration) -> Result<Execed, ShimError> {
         let exec_id = exec.exec_id.clone();
         // One and the same for the start and the exit: where it is replaced, both are lost.
