@@ -88,27 +88,16 @@ impl Cgroup {
     /// # Errors
     /// See [`KillError`].
     pub fn kill_session(&self, leader: Pid) -> Result<(), KillError> {
-        let failed = |e| KillError::File(self.path().clone(), e);
-        let dir = match self.observed_dir() {
-            Ok(dir) => dir,
-            Err(e) if e.is_absent() => return Ok(()),
-            Err(e) => return Err(failed(e)),
-        };
-        let mut killed = Vec::new();
-        for _ in 0..ROUNDS_MAX {
-            let all = procs_below(dir.as_fd()).map_err(failed)?;
-            let family = family(leader, &all);
-            let new: Vec<Pid> = family.into_iter().filter(|pid| !killed.contains(pid)).collect();
-            if new.is_empty() {
-                return Ok(());
-            }
-            self.signal_listed(dir.as_fd(), &new, SIGKILL)?;
-            killed.extend(new);
-        }
-        Err(KillError::Endless(self.path().clone()))
+        self.kill_until_none(|all| family(leader, &all))
     }
 
     fn kill_each(&self) -> Result<(), KillError> {
+        self.kill_until_none(|all| all)
+    }
+
+    /// Kills those that `choose` picks out of all that are there, until it picks nobody new: whoever was
+    /// born meanwhile is met in the next round.
+    fn kill_until_none(&self, choose: impl Fn(Vec<Pid>) -> Vec<Pid>) -> Result<(), KillError> {
         let failed = |e| KillError::File(self.path().clone(), e);
         let dir = match self.observed_dir() {
             Ok(dir) => dir,
@@ -117,8 +106,8 @@ impl Cgroup {
         };
         let mut killed = Vec::new();
         for _ in 0..ROUNDS_MAX {
-            let all = procs_below(dir.as_fd()).map_err(failed)?;
-            let new: Vec<Pid> = all.into_iter().filter(|pid| !killed.contains(pid)).collect();
+            let chosen = choose(procs_below(dir.as_fd()).map_err(failed)?);
+            let new: Vec<Pid> = chosen.into_iter().filter(|pid| !killed.contains(pid)).collect();
             if new.is_empty() {
                 return Ok(());
             }
