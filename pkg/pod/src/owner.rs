@@ -158,9 +158,12 @@ impl Owner {
             owner.init_pid = link.init_pid;
             let process = link.process.clone();
             owner.process = Some(link.process);
-            owner.work(async move {
-                process.ended().await;
-                Owner::shim_gone
+            // As long as the pod lives, so not in the span of the call that made it: that would not end.
+            Span::none().in_scope(|| {
+                owner.work(async move {
+                    process.ended().await;
+                    Owner::shim_gone
+                });
             });
             match seed.first {
                 FirstWord::NewPod | FirstWord::None => {}
@@ -269,7 +272,7 @@ impl Owner {
             config: Arc::clone(&self.config),
             state: match self.phase {
                 Phase::Ready => PodState::Ready,
-                Phase::Stopping(_) | Phase::NotReady { .. } => PodState::NotReady,
+                Phase::Stopping { .. } | Phase::NotReady { .. } => PodState::NotReady,
             },
             created_at_ns: self.record.created_at_ns,
             ips: if network_own { self.record.ips.clone() } else { Vec::new() },

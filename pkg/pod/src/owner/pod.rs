@@ -9,6 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use carpel_network::DetachError;
+use tracing::Span;
 
 use super::{Owner, Reply, answer_all};
 use crate::{
@@ -26,7 +27,11 @@ const END_MAX: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) enum Phase {
     Ready,
-    Stopping(Vec<Reply<StopPodError>>),
+    Stopping {
+        waiters: Vec<Reply<StopPodError>>,
+        /// Of who asked first: its steps are begun by the shim's end, which belongs to no call.
+        span: Span,
+    },
     /// Nothing runs, unless it survives SIGKILL.
     NotReady {
         /// The network is given back.
@@ -47,15 +52,15 @@ impl Phase {
 impl Owner {
     pub(super) fn stop_pod(&mut self, reply: Reply<StopPodError>) {
         match &mut self.phase {
-            Phase::Stopping(waiters) => waiters.push(reply),
+            Phase::Stopping { waiters, .. } => waiters.push(reply),
             Phase::Ready => {
-                self.phase = Phase::Stopping(vec![reply]);
+                self.phase = Phase::Stopping { waiters: vec![reply], span: Span::current() };
                 self.publish();
                 self.shut_down();
             }
             Phase::NotReady { detached: true } => super::answer(reply, Ok(())),
             Phase::NotReady { detached: false } => {
-                self.phase = Phase::Stopping(vec![reply]);
+                self.phase = Phase::Stopping { waiters: vec![reply], span: Span::current() };
                 if self.process.is_some() {
                     self.shut_down();
                 } else {
@@ -85,22 +90,23 @@ impl Owner {
 
     /// No container is left, but for `survivors` if that is not empty.
     pub(super) fn all_settled(&mut self, survivors: String) {
-        let Phase::Stopping(waiters) = &mut self.phase else { return self.remove_if_stopped() };
+        let Phase::Stopping { waiters, span } = &mut self.phase else { return self.remove_if_stopped() };
         if !survivors.is_empty() {
             let waiters = std::mem::take(waiters);
             self.phase = Phase::NotReady { detached: false };
             let err = StopPodError::Unkillable { id: self.id.clone(), survivors };
             return self.stop_failed(waiters, err);
         }
-        let (network, id) = (self.shared.network.clone(), self.id.clone());
-        self.work(async move {
+        let (network, id, span) = (self.shared.network.clone(), self.id.clone(), span.clone());
+        let detach = async move {
             let result = network.detach(id.as_str()).await;
             move |owner: &mut Owner| owner.detached(result)
-        });
+        };
+        span.in_scope(|| self.work(detach));
     }
 
     fn detached(&mut self, result: Result<(), DetachError>) {
-        let Phase::Stopping(waiters) = &mut self.phase else { return };
+        let Phase::Stopping { waiters, .. } = &mut self.phase else { return };
         let waiters = std::mem::take(waiters);
         self.phase = Phase::NotReady { detached: result.is_ok() };
         self.shared.usage.close(self.id.as_str());
@@ -154,7 +160,7 @@ impl Owner {
         self.removals.push(reply);
         match &self.phase {
             // The stop's end leads on.
-            Phase::Stopping(_) => {}
+            Phase::Stopping { .. } => {}
             Phase::NotReady { detached: true } => self.remove_if_stopped(),
             Phase::Ready | Phase::NotReady { detached: false } => {
                 let (nobody, _) = tokio::sync::oneshot::channel();
