@@ -313,7 +313,8 @@ impl Daemon {
         found
     }
 
-    fn log_path(&self) -> PathBuf {
+    /// Its log, of all its lives.
+    pub fn log_path(&self) -> PathBuf {
         self.folder.path().join("carpeld.log")
     }
 }
