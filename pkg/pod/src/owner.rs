@@ -159,11 +159,9 @@ impl Owner {
             let process = link.process.clone();
             owner.process = Some(link.process);
             // As long as the pod lives, so not in the span of the call that made it: that would not end.
-            Span::none().in_scope(|| {
-                owner.work(async move {
-                    process.ended().await;
-                    Owner::shim_gone
-                });
+            owner.work_in(Span::none(), async move {
+                process.ended().await;
+                Owner::shim_gone
             });
             match seed.first {
                 FirstWord::NewPod | FirstWord::None => {}
@@ -221,13 +219,20 @@ impl Owner {
         }
     }
 
-    /// Lets something go on beside the owner; the step that it ends with is made here.
+    /// Lets something go on beside the owner, in the trace of whoever asks now; the step that it ends with
+    /// is made here.
     fn work<S>(&mut self, work: impl Future<Output = S> + Send + 'static)
     where
         S: FnOnce(&mut Owner) + Send + 'static,
     {
-        // The work belongs to the trace of whoever asked, and so does what it ends with.
-        let span = Span::current();
+        self.work_in(Span::current(), work);
+    }
+
+    /// [`Owner::work`] in another trace.
+    fn work_in<S>(&mut self, span: Span, work: impl Future<Output = S> + Send + 'static)
+    where
+        S: FnOnce(&mut Owner) + Send + 'static,
+    {
         self.work.push(Box::pin(async move {
             let step = work.instrument(span.clone()).await;
             Box::new(move |owner: &mut Owner| span.in_scope(|| step(owner))) as Step

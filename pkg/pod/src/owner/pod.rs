@@ -98,11 +98,10 @@ impl Owner {
             return self.stop_failed(waiters, err);
         }
         let (network, id, span) = (self.shared.network.clone(), self.id.clone(), span.clone());
-        let detach = async move {
+        self.work_in(span, async move {
             let result = network.detach(id.as_str()).await;
             move |owner: &mut Owner| owner.detached(result)
-        };
-        span.in_scope(|| self.work(detach));
+        });
     }
 
     fn detached(&mut self, result: Result<(), DetachError>) {
