@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use carpel_image::Image;
-use carpel_pod::{ContainerSnapshot, ContainerState, PodSnapshot};
+use carpel_pod::{AppArmorState, ContainerSnapshot, ContainerState, PodSnapshot};
 use serde_json::json;
 
 use crate::service::RuntimeFacts;
@@ -65,9 +65,10 @@ pub(crate) fn image(image: &Image) -> Info {
 }
 
 /// The daemon.
-pub(crate) fn daemon(facts: &RuntimeFacts) -> Info {
+pub(crate) fn daemon(facts: &RuntimeFacts, apparmor: AppArmorState) -> Info {
     BTreeMap::from([(
         "config".to_owned(),
-        json!({ "version": facts.version, "toml": facts.config }).to_string(),
+        json!({ "version": facts.version, "toml": facts.config, "apparmor": apparmor.to_string() })
+            .to_string(),
     )])
 }

@@ -167,7 +167,10 @@ impl ToStatus for CreateError {
             CreateError::Host { .. } | CreateError::File { .. } => disk(self),
             CreateError::HostTimeout { .. } => Code::DeadlineExceeded,
             CreateError::Record { .. } => disk(self),
-            CreateError::Image { .. } | CreateError::Id { .. } | CreateError::BrokenOff(_) => Code::Internal,
+            CreateError::Image { .. }
+            | CreateError::Id { .. }
+            | CreateError::AppArmor { .. }
+            | CreateError::BrokenOff(_) => Code::Internal,
             CreateError::ImageVolume { .. } => Code::Unknown,
             CreateError::Shim { source, .. } => source.code(),
         }

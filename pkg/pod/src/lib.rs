@@ -19,6 +19,7 @@
 //! Not here: CRI, streaming, pulling, and whatever is done inside a container: the shim does that.
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod attach;
 mod catalog;
 mod clock;
@@ -46,6 +47,7 @@ mod survivors;
 mod trash;
 mod usage;
 
+pub use apparmor::{AppArmorError, AppArmorState};
 pub use attach::{AttachRequest, AttachSession, ContainerTerminal};
 pub use carpel_shim_api::message::FailureKind;
 pub use config::{CgroupDriver, Config, Rlimit};

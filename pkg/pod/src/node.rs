@@ -1,7 +1,6 @@
 //! What is true of this node as long as the daemon runs, looked up once.
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::{self, Read},
     path::Path,
@@ -20,9 +19,6 @@ use crate::{CgroupDriver, Config, OpenError};
 
 /// The most that is read of a file of the kernel's, in bytes.
 const KERNEL_FILE_MAX_BYTES: u64 = 1 << 20;
-/// Profiles for `RuntimeDefault`, by preference: ours, and those that other runtimes leave loaded.
-const APPARMOR_DEFAULTS: [&str; 4] =
-    ["carpel-default", "cri-containerd.apparmor.d", "crio-default", "docker-default"];
 
 /// See the module.
 #[derive(Debug)]
@@ -55,7 +51,8 @@ impl Node {
             default_rlimits: config.default_rlimits.clone(),
             arch: arch().ok_or(OpenError::Architecture)?,
             kernel: kernel(),
-            apparmor: apparmor(),
+            // Profiles come and go: each container's plan gets its own.
+            apparmor: AppArmor::Absent,
             selinux: selinux(),
             thermal_throttle_cpus: thermal_throttle_cpus(),
         };
@@ -82,11 +79,6 @@ impl Node {
             CgroupDriver::Cgroupfs => CgroupPath::parse(path),
             CgroupDriver::Systemd => Err(PathError::Systemd(path.to_owned())),
         }
-    }
-
-    /// The facts with the AppArmor profiles that are loaded now: they come and go.
-    pub(crate) fn facts_with_apparmor_now(&self) -> NodeFacts {
-        NodeFacts { apparmor: apparmor(), ..self.facts.clone() }
     }
 }
 
@@ -162,21 +154,6 @@ fn parse_kernel(release: &str) -> KernelVersion {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
     let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     KernelVersion { major, minor }
-}
-
-fn apparmor() -> AppArmor {
-    let enabled = read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == "Y");
-    if !enabled {
-        return AppArmor::Absent;
-    }
-    // `name (mode)` a line.
-    let profiles = read("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
-    let mut loaded: BTreeSet<String> =
-        profiles.lines().filter_map(|line| line.rsplit_once(" (")).map(|(name, _)| name.to_owned()).collect();
-    // Always there, and the only choice for `RuntimeDefault` where no runtime's profile is loaded.
-    loaded.insert("unconfined".to_owned());
-    let known = APPARMOR_DEFAULTS.iter().find(|name| loaded.contains(**name));
-    AppArmor::Enabled { default_profile: (*known.unwrap_or(&"unconfined")).to_owned(), loaded }
 }
 
 fn selinux() -> Selinux {

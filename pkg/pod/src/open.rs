@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Exit, ExitReason, FileError, OpenError, PodId, Pods,
+    apparmor::Profiles,
     catalog::Catalog,
     clock::{CreationClock, now_ns},
     event::Events,
@@ -95,6 +96,7 @@ impl Pods {
             trash: Trash::open(layout.trash()),
             layout,
             node,
+            apparmor: Profiles::look(),
             images,
             network,
             shim_program,
@@ -108,6 +110,8 @@ impl Pods {
             closing: CancellationToken::new(),
         });
         let pods = Pods::new(Arc::clone(&shared));
+        let (loading, closing) = (Arc::clone(&shared), shared.closing.clone());
+        tokio::spawn(async move { closing.run_until_cancelled(loading.apparmor.prepare()).await });
         take_over(&shared, records).await;
         Ok(pods)
     }

@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, ContainerId, ContainerSnapshot, CreateError, EventStream, FindError, ObjectKind, PodSnapshot,
-    RemoveContainerError, RemovePodError, ReopenLogError, StartError, StopContainerError, StopPodError,
-    UpdateError,
+    AppArmorState, Config, ContainerId, ContainerSnapshot, CreateError, EventStream, FindError, ObjectKind,
+    PodSnapshot, RemoveContainerError, RemovePodError, ReopenLogError, StartError, StopContainerError,
+    StopPodError, UpdateError,
+    apparmor::Profiles,
     catalog::Catalog,
     clock::CreationClock,
     event::Events,
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) layout: Layout,
     pub(crate) node: Arc<Node>,
+    pub(crate) apparmor: Profiles,
     pub(crate) images: Images,
     pub(crate) network: Network,
     pub(crate) shim_program: ShimProgram,
@@ -116,6 +118,12 @@ impl Pods {
         let container = self.find_container(id).ok()?;
         let path = self.shared.layout.runtime_spec(&container.id);
         tokio::task::spawn_blocking(move || std::fs::read_to_string(path).ok()).await.ok()?
+    }
+
+    /// AppArmor on this node, for people.
+    #[must_use]
+    pub fn apparmor(&self) -> AppArmorState {
+        self.shared.apparmor.state()
     }
 
     /// What happens from now on.

@@ -211,8 +211,9 @@ pub enum AppArmor {
     Absent,
     /// It is on.
     Enabled {
-        /// The profile for `RuntimeDefault`.
-        default_profile: String,
+        /// The profile for `RuntimeDefault`; `None` where none is loaded and nobody can load one: such a
+        /// container is not confined.
+        default_profile: Option<String>,
         /// Names of the loaded profiles.
         loaded: BTreeSet<String>,
     },

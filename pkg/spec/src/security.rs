@@ -102,31 +102,28 @@ pub(crate) fn capabilities(granted: u64) -> Capabilities {
     Capabilities { bounding: granted, effective: granted, permitted: granted, inheritable: 0, ambient: 0 }
 }
 
-/// The AppArmor profile to change to; empty: none. What was asked for by name is never left out.
+/// The AppArmor profile to change to; empty: none. What was asked for by name is never left out, but
+/// for a privileged container: that has none, whatever it asks for.
 pub(crate) fn apparmor_profile(security: &ContainerSecurity, node: &NodeFacts) -> Result<String, PlanError> {
-    match (&security.apparmor, &node.apparmor) {
-        (SecurityProfile::Unconfined, _) | (SecurityProfile::RuntimeDefault, AppArmor::Absent) => {
-            Ok(String::new())
-        }
-        (SecurityProfile::RuntimeDefault, AppArmor::Enabled { .. }) if security.privileged => {
-            Ok(String::new())
-        }
-        (SecurityProfile::RuntimeDefault, AppArmor::Enabled { default_profile, loaded }) => {
-            if loaded.contains(default_profile) {
-                return Ok(default_profile.clone());
-            }
-            Err(PlanError::AppArmorNotLoaded { profile: default_profile.clone() })
+    if security.privileged {
+        return Ok(String::new());
+    }
+    let (profile, loaded) = match (&security.apparmor, &node.apparmor) {
+        (SecurityProfile::Unconfined, _)
+        | (SecurityProfile::RuntimeDefault, AppArmor::Absent)
+        | (SecurityProfile::RuntimeDefault, AppArmor::Enabled { default_profile: None, .. }) => {
+            return Ok(String::new());
         }
         (SecurityProfile::Localhost(profile), AppArmor::Absent) => {
-            Err(PlanError::AppArmorAbsent { profile: profile.clone() })
+            return Err(PlanError::AppArmorAbsent { profile: profile.clone() });
         }
-        (SecurityProfile::Localhost(profile), AppArmor::Enabled { loaded, .. }) => {
-            if loaded.contains(profile) {
-                return Ok(profile.clone());
-            }
-            Err(PlanError::AppArmorNotLoaded { profile: profile.clone() })
-        }
+        (SecurityProfile::RuntimeDefault, AppArmor::Enabled { default_profile: Some(profile), loaded })
+        | (SecurityProfile::Localhost(profile), AppArmor::Enabled { loaded, .. }) => (profile, loaded),
+    };
+    if !loaded.contains(profile) {
+        return Err(PlanError::AppArmorNotLoaded { profile: profile.clone() });
     }
+    Ok(profile.clone())
 }
 
 /// The SELinux label of the process; empty: none. A label means nothing to a kernel without SELinux

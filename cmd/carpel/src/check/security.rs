@@ -28,13 +28,18 @@ fn apparmor() -> Finding {
     }
     let parser =
         ["/sbin/apparmor_parser", "/usr/sbin/apparmor_parser"].iter().any(|path| Path::new(path).exists());
-    if parser {
-        return Finding::ok(name, "on");
+    if !parser {
+        return Finding::warning(
+            name,
+            "on, without apparmor_parser",
+            "containers with the RuntimeDefault profile run unconfined: install the package apparmor",
+        );
     }
-    Finding::warning(
+    let loaded = read("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
+    let is_loaded = loaded.lines().any(|line| line.starts_with("carpel-default ("));
+    Finding::ok(
         name,
-        "on, without apparmor_parser",
-        "profiles cannot be loaded: install the package apparmor",
+        if is_loaded { "on, with the default profile" } else { "on; carpeld loads its default profile" },
     )
 }
 

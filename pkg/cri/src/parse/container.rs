@@ -3,7 +3,7 @@
 use carpel_proto::v1;
 use carpel_spec::config::{
     ContainerConfig, ContainerSecurity, DeviceConfig, GroupsPolicy, MountAccess, MountConfig,
-    MountPropagation, MountSource, RunAs, StdinMode, Terminal,
+    MountPropagation, MountSource, RunAs, SecurityProfile, StdinMode, Terminal,
 };
 
 use super::{
@@ -186,8 +186,18 @@ fn container_security(from: v1::LinuxContainerSecurityContext) -> Result<Contain
         no_new_privs: from.no_new_privs,
         masked_paths: paths(&from.masked_paths, &field("masked_paths"))?,
         readonly_paths: paths(&from.readonly_paths, &field("readonly_paths"))?,
-        seccomp: profile(from.seccomp, &from.seccomp_profile_path, &field("seccomp"))?,
-        apparmor: profile(from.apparmor, &from.apparmor_profile, &field("apparmor"))?,
+        seccomp: profile(
+            from.seccomp,
+            &from.seccomp_profile_path,
+            SecurityProfile::Unconfined,
+            &field("seccomp"),
+        )?,
+        apparmor: profile(
+            from.apparmor,
+            &from.apparmor_profile,
+            SecurityProfile::RuntimeDefault,
+            &field("apparmor"),
+        )?,
         selinux: selinux(from.selinux_options, &field("selinux_options"))?,
     })
 }

@@ -131,7 +131,12 @@ fn sandbox_security(from: v1::LinuxSandboxSecurityContext) -> Result<SandboxSecu
         supplemental_groups: ids(&from.supplemental_groups, &field("supplemental_groups"))?,
         readonly_rootfs: from.readonly_rootfs,
         selinux: selinux(from.selinux_options, &field("selinux_options"))?,
-        seccomp: profile(from.seccomp, &from.seccomp_profile_path, &field("seccomp"))?,
+        seccomp: profile(
+            from.seccomp,
+            &from.seccomp_profile_path,
+            SecurityProfile::Unconfined,
+            &field("seccomp"),
+        )?,
     })
 }
 
@@ -177,16 +182,19 @@ pub(super) fn refuse_user_namespace(from: &v1::NamespaceOption, field: &str) -> 
     }
 }
 
-/// A security profile, in the present form or the deprecated one.
+/// A security profile, in the present form or the deprecated one; `absent` where neither is given: for
+/// AppArmor that is the runtime's default (kubernetes/kubernetes#51746), for seccomp it is none.
 pub(super) fn profile(
     from: Option<v1::SecurityProfile>,
     deprecated: &str,
+    absent: SecurityProfile,
     field: &str,
 ) -> Result<SecurityProfile, Invalid> {
     use v1::security_profile::ProfileType;
     let Some(profile) = from else {
         return match deprecated {
-            "" | "unconfined" => Ok(SecurityProfile::Unconfined),
+            "" => Ok(absent),
+            "unconfined" => Ok(SecurityProfile::Unconfined),
             "runtime/default" | "docker/default" => Ok(SecurityProfile::RuntimeDefault),
             other => match other.strip_prefix("localhost/") {
                 Some(reference) => Ok(SecurityProfile::Localhost(name(reference, field)?)),

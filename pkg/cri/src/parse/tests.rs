@@ -257,6 +257,28 @@ fn profiles_come_in_two_forms() {
 }
 
 #[test]
+#[expect(deprecated, reason = "old clients still fill these in")]
+fn apparmor_is_the_default_where_nothing_is_said() {
+    let profile = |profile: Option<v1::SecurityProfile>, old: &str| {
+        container_config(security(|context| {
+            context.apparmor = profile.clone();
+            context.apparmor_profile = old.into();
+        }))
+        .map(|config| config.security.apparmor)
+    };
+    let new = |profile_type, reference: &str| {
+        Some(v1::SecurityProfile { profile_type, localhost_ref: reference.into() })
+    };
+    assert_eq!(profile(None, "").unwrap(), SecurityProfile::RuntimeDefault);
+    assert_eq!(profile(None, "runtime/default").unwrap(), SecurityProfile::RuntimeDefault);
+    assert_eq!(profile(None, "unconfined").unwrap(), SecurityProfile::Unconfined);
+    assert_eq!(profile(None, "localhost/web").unwrap(), SecurityProfile::Localhost("web".into()));
+    assert_eq!(profile(new(1, ""), "localhost/web").unwrap(), SecurityProfile::Unconfined);
+    assert_eq!(profile(new(2, "web"), "").unwrap(), SecurityProfile::Localhost("web".into()));
+    assert!(profile(None, "localhost/").is_err());
+}
+
+#[test]
 fn limits_of_zero_are_not_given() {
     let zero = resources(&v1::LinuxContainerResources::default(), "r").unwrap();
     assert_eq!((zero.memory_limit_bytes, zero.cpu_quota_us, zero.cpuset_cpus), (None, None, None));

@@ -55,7 +55,10 @@ impl RuntimeService for RuntimeServer {
                 user_namespaces: false,
             }),
         };
-        let info = if request.into_inner().verbose { info::daemon(&self.facts) } else { Default::default() };
+        let info = match request.into_inner().verbose {
+            true => info::daemon(&self.facts, self.pods.apparmor()),
+            false => Default::default(),
+        };
         Ok(Response::new(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions }),
             info,

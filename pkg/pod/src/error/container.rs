@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 
 use super::{Cause, FileError, FindError, RecordError};
-use crate::{ContainerId, PodId, shim::ShimError};
+use crate::{AppArmorError, ContainerId, PodId, shim::ShimError};
 
 /// [`crate::Pods::create_container`] failed; nothing is left of the container.
 #[derive(Debug, Clone, Error)]
@@ -78,6 +78,14 @@ pub enum CreateError {
         name: String,
         /// Why.
         source: Arc<io::Error>,
+    },
+    /// It needs an AppArmor profile that cannot be had.
+    #[error("confine container {name:?}")]
+    AppArmor {
+        /// Name.
+        name: String,
+        /// Why.
+        source: Arc<AppArmorError>,
     },
     /// A mount's source or a device of the host is not usable.
     #[error("container {name:?} asks for what the host does not have")]

@@ -74,6 +74,27 @@ fn apparmor_by_name_is_never_left_out() {
     assert_eq!(check(named("custom"), apparmor()).unwrap(), "custom");
     assert!(matches!(check(named("custom"), AppArmor::Absent), Err(PlanError::AppArmorAbsent { .. })));
     assert!(matches!(check(named("absent"), apparmor()), Err(PlanError::AppArmorNotLoaded { .. })));
+    let without_parser = AppArmor::Enabled { default_profile: None, loaded: ["custom".to_owned()].into() };
+    assert_eq!(check(SecurityProfile::RuntimeDefault, without_parser.clone()).unwrap(), "");
+    assert_eq!(check(named("custom"), without_parser).unwrap(), "custom");
+    let unloaded = AppArmor::Enabled { default_profile: Some("d".into()), loaded: [].into() };
+    let refused = check(SecurityProfile::RuntimeDefault, unloaded);
+    assert!(matches!(refused, Err(PlanError::AppArmorNotLoaded { profile }) if profile == "d"));
+}
+
+#[test]
+fn a_privileged_container_is_in_no_apparmor_profile() {
+    for asked in [SecurityProfile::RuntimeDefault, SecurityProfile::Localhost("custom".into())] {
+        for node in [AppArmor::Absent, apparmor()] {
+            let planned = plan(|fixture| {
+                fixture.sandbox.security.privileged = true;
+                fixture.config.security.privileged = true;
+                fixture.config.security.apparmor = asked.clone();
+                fixture.node.apparmor = node;
+            });
+            assert_eq!(planned.unwrap().process.apparmor_profile, "");
+        }
+    }
 }
 
 #[test]

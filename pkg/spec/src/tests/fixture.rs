@@ -168,7 +168,7 @@ fn node() -> NodeFacts {
 
 pub(super) fn apparmor() -> AppArmor {
     let loaded = BTreeSet::from(["carpel-default".to_owned(), "custom".to_owned()]);
-    AppArmor::Enabled { default_profile: "carpel-default".into(), loaded }
+    AppArmor::Enabled { default_profile: Some("carpel-default".into()), loaded }
 }
 
 pub(super) fn mount(container_path: &str, host_path: &str) -> MountConfig {

@@ -12,13 +12,13 @@ use carpel_image::{ChainId, Image};
 use carpel_shim_api::message::{Create, Created};
 use carpel_spec::{
     ContainerInput, NodeFacts, PlanError, PlannedContainer, RuntimeSpecFacts, SeccompInput, SeccompNeed,
-    config::{ContainerConfig, MountSource, SandboxConfig, SecurityProfile, StdinMode},
+    config::{ContainerConfig, MountSource, SandboxConfig, StdinMode},
     input::{PodFiles, RootfsInput},
     seccomp,
 };
 
 use crate::{
-    ContainerId, CreateError, FileError, PodId, ShimError, User,
+    AppArmorError, ContainerId, CreateError, FileError, PodId, ShimError, User,
     host::{Found, HostError},
     layout::make_private_dir,
     node,
@@ -50,6 +50,8 @@ struct LookedUp {
     image_mounts: BTreeMap<usize, Vec<String>>,
     lease: carpel_image::LayerLease,
     found: Found,
+    /// With the AppArmor profiles that are loaded now.
+    node: NodeFacts,
 }
 
 /// Its folder, and in it the record that it is being made, are on disk.
@@ -90,7 +92,10 @@ impl Wanted {
         let lease = images.hold(&layers);
         let found = self.shared.host.look(&self.config).await.map_err(|err| self.host_error(err))?;
         let lowers = rootfs.lowers.iter().map(|path| path.display().to_string()).collect();
-        Ok(LookedUp { image, lowers, image_mounts, lease, found, wanted: self })
+        let apparmor = self.shared.apparmor.for_container(&self.config.security).await;
+        let apparmor = apparmor.map_err(|err| self.apparmor_error(err))?;
+        let node = NodeFacts { apparmor, ..self.shared.node.facts.clone() };
+        Ok(LookedUp { image, lowers, image_mounts, lease, found, node, wanted: self })
     }
 
     /// The layers of images that are mounted as volumes, by the mount's index.
@@ -116,6 +121,10 @@ impl Wanted {
             HostError::File(err) => CreateError::Host { name, source: Arc::new(err) },
             HostError::Timeout { path, waited } => CreateError::HostTimeout { name, path, waited },
         }
+    }
+
+    fn apparmor_error(&self, err: AppArmorError) -> CreateError {
+        CreateError::AppArmor { name: self.config.name.clone(), source: Arc::new(err) }
     }
 
     fn step_error(&self, err: StepError) -> CreateError {
@@ -175,15 +184,7 @@ impl LookedUp {
             hosts: None,
         };
         let host = node::hostname();
-        let apparmor_now;
-        let facts = match &config.security.apparmor {
-            SecurityProfile::Localhost(_) => {
-                apparmor_now = shared.node.facts_with_apparmor_now();
-                &apparmor_now
-            }
-            SecurityProfile::Unconfined | SecurityProfile::RuntimeDefault => &shared.node.facts,
-        };
-        let program = program(shared, config, facts)?;
+        let program = program(shared, config, &self.node)?;
         let image = image_config(&self.image);
         let input = ContainerInput {
             sandbox,
@@ -197,7 +198,7 @@ impl LookedUp {
             devices: &self.found.devices,
             host_devices: &self.found.host_devices,
             seccomp: program.as_deref().map_or(SeccompInput::BuiltIn, SeccompInput::Compiled),
-            node: facts,
+            node: &self.node,
         };
         carpel_spec::container_plan(&input).map_err(StepError::Plan)
     }
