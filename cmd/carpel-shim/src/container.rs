@@ -44,6 +44,8 @@ pub(crate) struct Container {
     pub(crate) streams: Streams,
     pub(crate) execs: BTreeMap<u32, Exec>,
     pub(crate) state: State,
+    /// How many OOM kills there had been when its init process, alive and well, was sent SIGKILL from here.
+    pub(crate) killed_at: Option<u64>,
     /// Who wants it deleted, once it has exited or its cgroup lets go.
     pub(crate) removal: Option<Removal>,
 }

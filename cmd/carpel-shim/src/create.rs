@@ -74,6 +74,7 @@ impl Pod {
             streams,
             execs: BTreeMap::new(),
             state: State::Creating { process: begun.process, creating: begun.creating, caller },
+            killed_at: None,
             removal: None,
         };
         self.containers.insert(key, container);

@@ -12,6 +12,7 @@ use rustix::process::{WaitOptions, WaitStatus};
 
 use crate::container::{Caller, State};
 use crate::failure::{of_create, of_start, plain};
+use crate::oom;
 use crate::pod::Pod;
 use crate::stdio::{LAST_BYTES, now_ns};
 
@@ -35,7 +36,8 @@ impl Ended {
         }
     }
 
-    fn signal(self) -> i32 {
+    /// Zero if it exited by itself.
+    pub(crate) fn signal(self) -> i32 {
         self.0.terminating_signal().unwrap_or(0)
     }
 }
@@ -142,7 +144,7 @@ impl Pod {
     fn end(&mut self, key: u32, ended: Ended, started_at_ns: i64, start_failure: Option<(Failure, Caller)>) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         // Before anything is removed or killed: the counter goes with the cgroup.
-        let oom_killed = container.cgroup.oom_kills().is_ok_and(|kills| kills > 0);
+        let oom_killed = oom::is_why(container, ended);
         // With a PID namespace of its own the kernel has killed the rest by now.
         let _no_rest = container.cgroup.kill();
         let (exit_code, signal, message) = match &start_failure {

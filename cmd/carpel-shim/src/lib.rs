@@ -28,6 +28,7 @@ mod create;
 mod exec;
 mod exit;
 mod failure;
+mod oom;
 mod pod;
 mod poller;
 mod remove;

@@ -101,7 +101,7 @@ impl Pod {
     }
 
     fn kill_all(&mut self) {
-        for container in self.containers.values() {
+        for container in self.containers.values_mut() {
             // The loop comes back to those that do not die: see `look_again`.
             let _tried_again = signal(container, SIGKILL, true);
         }

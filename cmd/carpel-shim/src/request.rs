@@ -19,6 +19,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::connection::Incoming;
 use crate::container::{Caller, Container, State};
 use crate::failure::{failure, plain};
+use crate::oom;
 use crate::pod::{Pod, Ready};
 use crate::remove::Ending;
 use crate::resources;
@@ -226,7 +227,10 @@ impl Pod {
 }
 
 /// Sends a signal to a container's init process, or to all of it. One that has exited is no error.
-pub(crate) fn signal(container: &Container, signal: i32, all: bool) -> Result<(), Failure> {
+pub(crate) fn signal(container: &mut Container, signal: i32, all: bool) -> Result<(), Failure> {
+    if signal == SIGKILL {
+        oom::on_sigkill(container);
+    }
     let Some(init) = container.init() else { return Ok(()) };
     let mut result = Ok(());
     // SIGKILL means all of it in any case: the rest does not outlive the init process. A frozen
