@@ -42,7 +42,7 @@ pub use import::ImportError;
 pub use manifest::ManifestError;
 pub use progress::{LayerProgress, LayerStage, ProgressSender, PullProgress, PullStage};
 pub use pull::{LayerFailure, PullError, PullRequest};
-pub use reference::{Reference, ReferenceError};
+pub use reference::{GrammarError, Reference, ReferenceError};
 pub use registry::{HostsError, RegistryError};
 pub use store::{
     FsUsage, LayerLease, OpenError, RemoveError, Rootfs, RootfsError, StoreError, SweepError, SweepReport,
