@@ -61,6 +61,24 @@ pub fn channel(socket: &Path) -> Channel {
     ))
 }
 
+/// A channel that keeps no deadline of its own: `grpc-timeout` is the daemon's alone to keep.
+pub fn patient_channel(socket: &Path) -> PatientChannel {
+    let socket = socket.to_owned();
+    let connect = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { Ok(TokioIo::new(UnixStream::connect(socket).await?)) }
+    });
+    hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .http2_only(true)
+        .build(tower::util::BoxCloneSyncService::new(connect))
+}
+
+/// See [`patient_channel`].
+pub type PatientChannel = hyper_util::client::legacy::Client<
+    tower::util::BoxCloneSyncService<Uri, TokioIo<UnixStream>, std::io::Error>,
+    tonic::body::Body,
+>;
+
 /// The code of a call that must fail; panics when it did not, with what it was.
 pub fn code<T: std::fmt::Debug>(what: &str, result: Result<Response<T>, Status>) -> Code {
     refusal(what, result).code()

@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use carpel_e2e::client::code;
+use carpel_e2e::client::{code, patient_channel, refusal};
 use carpel_e2e::config::container;
 use carpel_e2e::daemon::Options;
 use carpel_e2e::scenario::{self, BUSYBOX};
 use carpel_proto::v1;
+use carpel_proto::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::Code;
 
 #[test]
@@ -217,4 +219,19 @@ fn a_config_that_is_wrong_is_refused_with_a_hint() {
             }
         }
     }
+}
+
+#[test]
+fn a_deadline_that_passes_is_called_so() {
+    scenario::run(Options::default(), async |daemon| {
+        let pod = daemon.client.run_pod(daemon.host_pod("late")).await;
+        let id = daemon.client.launch(&pod, container("idle", BUSYBOX, &["sleep", "10000"])).await;
+        let origin = "http://carpel.invalid".parse().unwrap();
+        let mut client = RuntimeServiceClient::with_origin(patient_channel(&daemon.socket()), origin);
+        let cmd = ["sleep", "1000"].map(str::to_owned).to_vec();
+        let mut request = tonic::Request::new(v1::ExecSyncRequest { container_id: id, cmd, timeout: 0 });
+        request.set_timeout(Duration::from_millis(100));
+        let status = refusal("a call beyond its deadline", client.exec_sync(request).await);
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{}", status.message());
+    });
 }

@@ -1,7 +1,9 @@
-//! Around every call: a span that continues the caller's trace, and a net under panics.
+//! Around every call: a span that continues the caller's trace, its deadline, and a net under panics.
 //!
 //! A panic in a handler would tear down its whole connection, and with it the kubelet's other calls.
 //! Here it becomes `Internal` for the one call.
+
+mod deadline;
 
 use std::{
     any::Any,
@@ -36,7 +38,7 @@ impl CallsLayer {
     }
 }
 
-/// A service with a span and a net around each call.
+/// A service with a span, a deadline and a net around each call.
 #[derive(Debug, Clone)]
 pub struct Calls<S> {
     inner: S,
@@ -70,13 +72,23 @@ where
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let span = span(&method, request.headers());
         let started = Instant::now();
+        let limit = deadline::of(request.headers());
+        let passed = deadline::passed(limit.map(tokio::time::sleep));
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answered = async move {
-            let answer = call.await.unwrap_or_else(|panic| {
-                tracing::error!(panic = panic_text(&*panic), "a call panicked");
-                Ok(Status::internal(format!("{method} failed by a defect of the daemon; see its log"))
-                    .into_http())
-            });
+            let answer = tokio::select! {
+                biased;
+                answer = call => answer.unwrap_or_else(|panic| {
+                    tracing::error!(panic = panic_text(&*panic), "a call panicked");
+                    Ok(Status::internal(format!("{method} failed by a defect of the daemon; see its log"))
+                        .into_http())
+                }),
+                () = passed => {
+                    let limit = limit.unwrap_or_default();
+                    Ok(Status::deadline_exceeded(format!("{method} was not done within the caller's {limit:?}"))
+                        .into_http())
+                }
+            };
             tracing::debug!(method, elapsed_us = started.elapsed().as_micros(), "call answered");
             answer
         };
@@ -131,5 +143,16 @@ mod tests {
             let response = calls.call(request).await.unwrap();
             assert_eq!(response.headers().get("grpc-status").map(|value| value.to_str().unwrap()), status);
         }
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_passed_is_called_so() {
+        let service = tower::service_fn(|_: Request<()>| async {
+            std::future::pending::<Result<Response<Body>, std::convert::Infallible>>().await
+        });
+        let mut calls = CallsLayer::new(Arc::new(Notify::new())).layer(service);
+        let request = Request::builder().uri("/x/Version").header("grpc-timeout", "1m").body(()).unwrap();
+        let response = calls.call(request).await.unwrap();
+        assert_eq!(response.headers().get("grpc-status").unwrap(), "4");
     }
 }
