@@ -148,7 +148,8 @@ async fn kill_9_at_any_moment_leaves_whole_images() {
         registry.push("x", &n.to_string(), &build::small(&format!("kill {n}")));
     }
     let place = format!("{}|{}", home.config.root.display(), registry.host());
-    for round in 0..15_u64 {
+    let rounds = std::env::var("CARPEL_RACE_ROUNDS").map_or(15, |text| text.parse().unwrap());
+    for round in 0..rounds {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::child_that_pulls_until_it_is_killed"])
             .env("CARPEL_IMAGE_CRASH_CHILD", &place)
@@ -158,7 +159,7 @@ async fn kill_9_at_any_moment_leaves_whole_images() {
             .process_group(0)
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(60 + round * 37));
+        std::thread::sleep(std::time::Duration::from_millis(60 + round % 15 * 37));
         child.kill().unwrap();
         child.wait().unwrap();
         let images = reopen(&home).await;

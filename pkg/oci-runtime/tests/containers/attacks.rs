@@ -423,7 +423,7 @@ fn own_program(shim: &mut Shim) {
     );
     let running = shim.start(&watcher).expect("runs");
     assert_eq!(running.line(), "up");
-    for _ in 0..50 {
+    for _ in 0..rounds(50) {
         shim.exec(&running, &shell("true")).expect("runs").good();
     }
     running.kill();
@@ -457,10 +457,14 @@ fn sysctl_injection(shim: &mut Shim) {
     }
 }
 
+/// How often a race is tried: `CARPEL_RACE_ROUNDS`, else as given.
+fn rounds(usual: usize) -> usize {
+    std::env::var("CARPEL_RACE_ROUNDS").map_or(usual, |text| text.parse().expect("a number of rounds"))
+}
+
 /// CVE-2021-30465, CVE-2024-45310, raced: a process of the pod swaps a folder of a shared volume for
 /// a link while another container's mounts are made below it.
 fn swapped_mount_point(shim: &mut Shim) {
-    const ROUNDS: usize = 100;
     shim.enter(|_| {});
     let canary = Canary::new(shim);
     let shared = shim.layer("shared");
@@ -473,7 +477,7 @@ fn swapped_mount_point(shim: &mut Shim) {
     swapper.mounts.push(bind(&shared, "/shared"));
     let running = shim.start(&swapper).expect("runs");
     assert_eq!(running.line(), "up");
-    for round in 0..ROUNDS {
+    for round in 0..rounds(100) {
         let mut plan = shim.plan("ls /shared/a/../../canary 2>/dev/null; true");
         plan.mounts.push(bind(&shared, "/shared"));
         plan.mounts.push(bind(&volume, &format!("/shared/a/new{round}")));
