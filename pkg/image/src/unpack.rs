@@ -34,7 +34,7 @@ mod place;
 pub(crate) use parents::inherit_parents;
 use place::Root;
 
-/// Bytes of directory names that are remembered until the end, for their times.
+/// Bytes of directory names that are remembered until the end, and of what they get then.
 const REMEMBERED_BYTES_MAX: usize = 256 << 20;
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
@@ -146,7 +146,7 @@ pub(crate) fn unpack<R: Read>(
         limits,
         written: 0,
         remembered: 0,
-        times: BTreeMap::new(),
+        finish: BTreeMap::new(),
         out: Unpacked::default(),
     };
     unpacker.out.inodes = 1;
@@ -154,7 +154,7 @@ pub(crate) fn unpack<R: Read>(
     while let Some(entry) = reader.next_entry()? {
         unpacker.apply(&entry, &mut reader)?;
     }
-    unpacker.restore_times()?;
+    unpacker.finish_directories()?;
     Ok((unpacker.out, reader.into_inner()))
 }
 
@@ -163,11 +163,18 @@ struct Unpacker<'a> {
     limits: &'a Limits,
     /// Bytes of content written.
     written: u64,
-    /// Bytes of names in `times` and `out.implicit`.
+    /// Bytes of names in `finish` and `out.implicit`.
     remembered: usize,
-    /// Times of directories, set at the end: making an entry in a directory changes them.
-    times: BTreeMap<Vec<u8>, Time>,
+    /// What directories get at the end, by path.
+    finish: BTreeMap<Vec<u8>, Finish>,
     out: Unpacked,
+}
+
+/// What would not last if a directory had it before its entries: making one changes the time, and takes the list.
+struct Finish {
+    mtime: Time,
+    /// Empty if there is none.
+    default_acl: Vec<u8>,
 }
 
 /// Where an entry goes: an open directory and a single name in it.
@@ -225,8 +232,7 @@ impl Unpacker<'_> {
             return Err(refused(entry, Refusal::Root));
         }
         attributes::set_directory(self.root.fd(), entry, self.limits.xattr_bytes)?;
-        self.times.insert(Vec::new(), entry.mtime);
-        Ok(())
+        self.at_end(Vec::new(), entry)
     }
 
     /// Opens the directory an entry goes into, making what is missing of it.
@@ -268,8 +274,14 @@ impl Unpacker<'_> {
         }
         let joined = path.joined();
         self.out.implicit.remove(&joined);
-        self.remember(joined.len())?;
-        self.times.insert(joined, spot.entry.mtime);
+        self.at_end(joined, spot.entry)
+    }
+
+    /// Remembers what a directory gets when all its entries are there.
+    fn at_end(&mut self, path: Vec<u8>, entry: &Entry) -> Result<(), UnpackError> {
+        let default_acl = attributes::default_acl(entry).unwrap_or_default().to_vec();
+        self.remember(path.len() + default_acl.len())?;
+        self.finish.insert(path, Finish { mtime: entry.mtime, default_acl });
         Ok(())
     }
 
@@ -397,14 +409,18 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Sets directories' times, deepest first: a directory's own time is not touched by its children's.
-    fn restore_times(&mut self) -> Result<(), UnpackError> {
-        for (path, time) in std::mem::take(&mut self.times).iter().rev() {
+    /// Finishes the directories, deepest first: a directory's own time is not touched by its children's.
+    fn finish_directories(&mut self) -> Result<(), UnpackError> {
+        for (path, finish) in std::mem::take(&mut self.finish).iter().rev() {
             let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
             // An entry that came later may have put something else there.
             let Some(fd) = self.root.find_exact(&parts)? else { continue };
-            attributes::set_times(fd.as_fd(), *time)
-                .map_err(|errno| IoFailure::new("set times of", String::from_utf8_lossy(path), errno))?;
+            let failed = |what| move |errno| IoFailure::new(what, String::from_utf8_lossy(path), errno);
+            if !finish.default_acl.is_empty() {
+                attributes::set_default_acl(fd.as_fd(), &finish.default_acl)
+                    .map_err(failed("set default access control list of"))?;
+            }
+            attributes::set_times(fd.as_fd(), finish.mtime).map_err(failed("set times of"))?;
         }
         Ok(())
     }

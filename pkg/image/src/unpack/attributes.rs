@@ -75,9 +75,26 @@ pub(super) fn set_xattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result
 /// Sets one attribute of the object at hand.
 type SetXattr<'s> = &'s dyn Fn(&CStr, &[u8]) -> Result<(), Errno>;
 
-/// Sets the attributes an image may bring: `user.*` and file capabilities. Everything else speaks to this
-/// host's kernel: `trusted.overlay.*` would redirect lookups in the overlay, `security.*` labels are the
-/// host's policy.
+/// What a directory's children inherit as they are made (acl(5)), so it is set when all are there.
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+/// The default access control list that a directory's entry brings.
+pub(super) fn default_acl(entry: &Entry) -> Option<&[u8]> {
+    let mut acls = entry.xattrs.iter().filter(|(name, _)| name == DEFAULT_ACL.to_bytes());
+    acls.next_back().map(|(_, value)| value.as_slice())
+}
+
+/// Sets a directory's default access control list, if its file system has any.
+pub(super) fn set_default_acl(fd: BorrowedFd<'_>, acl: &[u8]) -> Result<(), Errno> {
+    match set_xattr(fd, DEFAULT_ACL, acl) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        result => result,
+    }
+}
+
+/// Sets the attributes an image may bring: `user.*`, file capabilities, access control lists. Everything else
+/// speaks to this host's kernel: `trusted.overlay.*` would redirect lookups in the overlay, `security.*` labels
+/// are the host's policy.
 fn set_xattrs(entry: &Entry, max: usize, set: SetXattr<'_>) -> Result<(), UnpackError> {
     let total: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
     if total > max {
@@ -86,7 +103,11 @@ fn set_xattrs(entry: &Entry, max: usize, set: SetXattr<'_>) -> Result<(), Unpack
     for (name, value) in &entry.xattrs {
         let is_capability = name == b"security.capability";
         let is_user = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
-        if !is_capability && !is_user {
+        let is_acl = name == b"system.posix_acl_access";
+        if name == DEFAULT_ACL.to_bytes() {
+            continue;
+        }
+        if !is_capability && !is_user && !is_acl {
             tracing::debug!(
                 path = shown(&entry.path),
                 name = shown(name),
@@ -99,6 +120,7 @@ fn set_xattrs(entry: &Entry, max: usize, set: SetXattr<'_>) -> Result<(), Unpack
             Ok(()) => {}
             // The kernel has user attributes on files and directories only, and some file systems none.
             Err(Errno::PERM | Errno::OPNOTSUPP) if is_user => {}
+            Err(Errno::OPNOTSUPP) if is_acl => {}
             Err(errno) => return Err(failed(entry, "set extended attribute", errno)),
         }
     }

@@ -148,6 +148,10 @@ async fn headers_that_readers_disagree_on_are_refused_or_read_by_the_pax_size() 
         ("pax size negative", file(Tar::new().pax(&[("size", b"-1")]))),
         ("pax size huge", file(Tar::new().pax(&[("size", b"99999999999999999999")]))),
         ("pax uid of no change", file(Tar::new().pax(&[("uid", b"4294967295")]))),
+        (
+            "access control list that is none",
+            file(Tar::new().pax(&[("SCHILY.xattr.system.posix_acl_access", b"x")])),
+        ),
         ("xattr name with nul", file(Tar::new().pax(&[("SCHILY.xattr.user.a\0b", b"v")]))),
         ("extension without entry", Tar::new().pax(&[("path", b"a")]).done()),
         ("unknown type", Tar::new().entry(&Header::new(b'Z', "z", 0), &[]).done()),

@@ -159,6 +159,35 @@ async fn attributes_are_kept_or_left_out() {
     assert_eq!(attributes(&lower.join("d")), []);
 }
 
+/// An access control list as attributes hold it (include/uapi/linux/posix_acl_xattr.h): version 2, then tag,
+/// permissions and id of each entry. The owner, user 1234 and the group may read; others may nothing.
+fn access_control_list() -> Vec<u8> {
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in
+        [(1u16, 6u16, u32::MAX), (2, 4, 1234), (4, 4, u32::MAX), (0x10, 4, u32::MAX), (0x20, 0, u32::MAX)]
+    {
+        list.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        list.extend(id.to_le_bytes());
+    }
+    list
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_control_lists_are_kept_and_not_inherited() {
+    let home = Home::new();
+    let images = home.open().await;
+    let list = access_control_list();
+    let (access, default) = ("system.posix_acl_access", "system.posix_acl_default");
+    let both: &[(&str, &[u8])] =
+        &[("SCHILY.xattr.system.posix_acl_access", &list), ("SCHILY.xattr.system.posix_acl_default", &list)];
+    let tar = Tar::new().pax(both).dir("d/").file("d/plain", b"").pax(both).file("d/listed", b"").done();
+    let (_rootfs, lower) = one(&home, &images, tar).await;
+    let of = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), list.clone())).collect::<Vec<_>>();
+    assert_eq!(attributes(&lower.join("d")), of(&[access, default]));
+    assert_eq!(attributes(&lower.join("d/plain")), of(&[]));
+    assert_eq!(attributes(&lower.join("d/listed")), of(&[access]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn later_entries_replace_earlier_ones() {
     let home = Home::new();
