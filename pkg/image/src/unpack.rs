@@ -89,6 +89,8 @@ pub(crate) enum Refusal {
     Target,
     #[error("extended attributes are too large")]
     Xattrs,
+    #[error("an extended attribute has a value that the kernel does not take")]
+    XattrValue,
     #[error("content is larger than the limit")]
     Content,
 }
@@ -415,12 +417,11 @@ impl Unpacker<'_> {
             let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
             // An entry that came later may have put something else there.
             let Some(fd) = self.root.find_exact(&parts)? else { continue };
-            let failed = |what| move |errno| IoFailure::new(what, String::from_utf8_lossy(path), errno);
             if !finish.default_acl.is_empty() {
-                attributes::set_default_acl(fd.as_fd(), &finish.default_acl)
-                    .map_err(failed("set default access control list of"))?;
+                attributes::set_default_acl(fd.as_fd(), path, &finish.default_acl)?;
             }
-            attributes::set_times(fd.as_fd(), finish.mtime).map_err(failed("set times of"))?;
+            attributes::set_times(fd.as_fd(), finish.mtime)
+                .map_err(|errno| IoFailure::new("set times of", String::from_utf8_lossy(path), errno))?;
         }
         Ok(())
     }

@@ -85,10 +85,18 @@ pub(super) fn default_acl(entry: &Entry) -> Option<&[u8]> {
 }
 
 /// Sets a directory's default access control list, if its file system has any.
-pub(super) fn set_default_acl(fd: BorrowedFd<'_>, acl: &[u8]) -> Result<(), Errno> {
+pub(super) fn set_default_acl(fd: BorrowedFd<'_>, path: &[u8], acl: &[u8]) -> Result<(), UnpackError> {
     match set_xattr(fd, DEFAULT_ACL, acl) {
-        Err(Errno::OPNOTSUPP) => Ok(()),
-        result => result,
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(xattr_failed(path, errno)),
+    }
+}
+
+fn xattr_failed(path: &[u8], errno: Errno) -> UnpackError {
+    let path = shown(path);
+    match errno {
+        Errno::INVAL => UnpackError::Entry { path, what: Refusal::XattrValue },
+        errno => UnpackError::Apply { path, action: "set extended attribute", source: errno.into() },
     }
 }
 
@@ -121,7 +129,7 @@ fn set_xattrs(entry: &Entry, max: usize, set: SetXattr<'_>) -> Result<(), Unpack
             // The kernel has user attributes on files and directories only, and some file systems none.
             Err(Errno::PERM | Errno::OPNOTSUPP) if is_user => {}
             Err(Errno::OPNOTSUPP) if is_acl => {}
-            Err(errno) => return Err(failed(entry, "set extended attribute", errno)),
+            Err(errno) => return Err(xattr_failed(&entry.path, errno)),
         }
     }
     Ok(())

@@ -148,10 +148,6 @@ async fn headers_that_readers_disagree_on_are_refused_or_read_by_the_pax_size() 
         ("pax size negative", file(Tar::new().pax(&[("size", b"-1")]))),
         ("pax size huge", file(Tar::new().pax(&[("size", b"99999999999999999999")]))),
         ("pax uid of no change", file(Tar::new().pax(&[("uid", b"4294967295")]))),
-        (
-            "access control list that is none",
-            file(Tar::new().pax(&[("SCHILY.xattr.system.posix_acl_access", b"x")])),
-        ),
         ("xattr name with nul", file(Tar::new().pax(&[("SCHILY.xattr.user.a\0b", b"v")]))),
         ("extension without entry", Tar::new().pax(&[("path", b"a")]).done()),
         ("unknown type", Tar::new().entry(&Header::new(b'Z', "z", 0), &[]).done()),
@@ -180,6 +176,18 @@ async fn headers_that_readers_disagree_on_are_refused_or_read_by_the_pax_size() 
     let mut bad = Tar::new().file("a", b"a").done();
     bad[10] ^= 1;
     assert_eq!(refused(&home, &images, "checksum", bad).await, ErrorKind::InvalidImage);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_that_the_kernel_does_not_take_are_refused() {
+    let home = Home::new();
+    let images = home.open().await;
+    // For lists: version 2, and then a part of an entry only.
+    for attribute in ["security.capability", "system.posix_acl_access", "system.posix_acl_default"] {
+        let pax = format!("SCHILY.xattr.{attribute}");
+        let tar = Tar::new().pax(&[(&pax, b"\x02\0\0\0\x01\0")]).dir("d/").done();
+        assert_eq!(refused(&home, &images, attribute, tar).await, ErrorKind::InvalidImage, "{attribute}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
