@@ -56,12 +56,19 @@ pub fn cgroup_file(controller: &str, container_id: &str, file: &str) -> String {
     text.trim().to_owned()
 }
 
-/// The processes of a container, smallest id first, by its cgroup.
+/// The processes of a container, smallest id first, by its cgroup and, for what was exec'd on cgroup2, those below it.
 pub fn processes(container_id: &str) -> Vec<u32> {
-    let text = cgroup_file("pids", container_id, "cgroup.procs");
-    let mut pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    let own = cgroup("pids", container_id);
+    let mut pids = listed(&own);
+    walk(&own, &mut |below| pids.extend(listed(below)));
     pids.sort_unstable();
     pids
+}
+
+/// The processes in one cgroup folder; none if it has just gone.
+fn listed(folder: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// The identity of a process's namespace: `net`, `pid`, `ipc`, `uts`, `mnt`, `user`, `cgroup`.
@@ -220,30 +227,15 @@ pub struct CgroupParent {
 impl CgroupParent {
     /// Makes it; the name must be unique on the machine.
     pub fn create(name: &str) -> Self {
-        let parent = Self { name: name.to_owned() };
-        parent.make(name);
-        parent
+        make_cgroup(name);
+        Self { name: name.to_owned() }
     }
 
     /// Makes a cgroup for one pod below it, or finds it made; returns the path that `cgroup_parent` wants.
     pub fn pod(&self, name: &str) -> String {
         let path = format!("{}/pod-{name}", self.name);
-        self.make(&path);
+        make_cgroup(&path);
         format!("/{path}")
-    }
-
-    fn make(&self, path: &str) {
-        for folder in hierarchy_roots().into_iter().map(|root| root.join(path)) {
-            fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("mkdir {}: {error}", folder.display()));
-            // A v1 cpuset is born empty and takes no process until it has both.
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                let above = folder.parent().expect("below the hierarchy's root").join(file);
-                if is_cgroup_v1() && above.exists() {
-                    let value = fs::read(&above).expect("read the cpuset above");
-                    fs::write(folder.join(file), value).expect("fill the cpuset");
-                }
-            }
-        }
     }
 
     /// Its path in a hierarchy.
@@ -297,6 +289,38 @@ impl CgroupParent {
             }
         }
         left
+    }
+}
+
+/// Makes a cgroup in every hierarchy, or finds it made, with all controllers: as the kubelet does for a pod.
+pub fn make_cgroup(path: &str) {
+    for root in hierarchy_roots() {
+        let mut folder = root;
+        for component in Path::new(path).iter() {
+            let above = folder.clone();
+            folder.push(component);
+            fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("mkdir {}: {error}", folder.display()));
+            if is_cgroup_v1() { fill_cpuset(&above, &folder) } else { hand_down_controllers(&above) }
+        }
+    }
+}
+
+/// A v1 cpuset is born empty and takes no process until it has both.
+fn fill_cpuset(above: &Path, folder: &Path) {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if above.join(file).exists() {
+            let value = fs::read(above.join(file)).expect("read the cpuset above");
+            fs::write(folder.join(file), value).expect("fill the cpuset");
+        }
+    }
+}
+
+/// On cgroup2 the children of a cgroup have the controllers that it lets them have.
+fn hand_down_controllers(folder: &Path) {
+    let available = fs::read_to_string(folder.join("cgroup.controllers")).expect("read the controllers");
+    for controller in available.split_whitespace() {
+        fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))
+            .unwrap_or_else(|error| panic!("hand {controller} down in {}: {error}", folder.display()));
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use carpel_e2e::client::{code, refusal};
 use carpel_e2e::config::{container, resources};
 use carpel_e2e::daemon::Options;
-use carpel_e2e::kernel::{cgroup, cgroup_file, is_cgroup_v1, processes};
+use carpel_e2e::kernel::{cgroup, cgroup_file, is_cgroup_v1, make_cgroup, processes};
 use carpel_e2e::scenario::{self, BUSYBOX};
 use carpel_proto::v1;
 use cgroups_rs::fs::cpu::CpuController;
@@ -181,7 +181,7 @@ fn a_fork_bomb_stays_in_its_box() {
         // What the kubelet's podPidsLimit does: a limit on the pod's own cgroup.
         let controller = if is_cgroup_v1() { "/sys/fs/cgroup/pids" } else { "/sys/fs/cgroup" };
         let folder = Path::new(controller).join(bounded.trim_start_matches('/'));
-        std::fs::create_dir_all(&folder).unwrap();
+        make_cgroup(bounded.trim_start_matches('/'));
         std::fs::write(folder.join("pids.max"), "30").unwrap();
         let pod = daemon.client.run_pod(config).await;
         let id = daemon
