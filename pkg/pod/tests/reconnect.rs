@@ -5,14 +5,21 @@
 #[path = "node/machine.rs"]
 mod machine;
 
-use std::os::fd::OwnedFd;
+use std::{
+    os::fd::OwnedFd,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use carpel_pod::{ContainerState, ExecRequest, ExecStreams, PodState};
-use machine::{is_alive, on_machine, until};
+use carpel_pod::{ContainerState, EventKind, ExecRequest, ExecStreams, PodState};
+use machine::{PATIENCE, is_alive, on_machine, shell, until};
 use rustix::{
     net::{Shutdown, SocketAddrUnix},
     process::{Pid, PidfdFlags, PidfdGetfdFlags, getpid},
 };
+
+/// Held by the test that runs: it breaks the connections of all.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// This process's sockets that are connected to shims.
 fn connections() -> Vec<OwnedFd> {
@@ -32,8 +39,19 @@ fn connections() -> Vec<OwnedFd> {
     .collect()
 }
 
+/// Breaks them all; returns how many there were.
+fn break_connections() -> usize {
+    let broken = connections();
+    for socket in &broken {
+        // One that the shim has closed meanwhile is broken too.
+        let _ = rustix::net::shutdown(socket, Shutdown::Both);
+    }
+    broken.len()
+}
+
 #[test]
 fn a_pod_outlives_its_connection() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     on_machine(|machine| async move {
         machine.import_busybox().await;
         let pod = machine.host_pod("web").await;
@@ -50,11 +68,7 @@ fn a_pod_outlives_its_connection() {
         // Ends while nobody hears of it.
         machine.pods().exec_sync(ends.as_str(), sh("sleep 0.01; touch /tmp/end"), None).await.unwrap();
 
-        let broken = connections();
-        assert!(!broken.is_empty());
-        for socket in broken {
-            rustix::net::shutdown(&socket, Shutdown::Both).unwrap();
-        }
+        assert!(break_connections() > 0);
         assert!(session.process.wait().await.is_err(), "its end is not heard any more");
 
         until("commands can be run again", async || {
@@ -72,6 +86,78 @@ fn a_pod_outlives_its_connection() {
         assert_eq!(machine.exit(&created).await.code, 5);
         let lost = session.process.pid();
         until("the command that was lost is ended", async || (!is_alive(lost)).then_some(())).await;
+        machine
+    });
+}
+
+/// Tries until the connection is there for it.
+async fn insist<T, E: std::fmt::Debug>(what: &str, mut call: impl AsyncFnMut() -> Result<T, E>) -> T {
+    until(what, async || call().await.ok()).await
+}
+
+/// Breaks connections at any moment of containers' lives: those that are listed run as they were asked
+/// to, the end of each is told once, and the shim forgets the others. `CARPEL_RACE_ROUNDS` lives.
+#[test]
+fn no_moment_to_break_a_connection_loses_an_end() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let rounds: u64 = std::env::var("CARPEL_RACE_ROUNDS").map_or(40, |text| text.parse().unwrap());
+    on_machine(move |machine| async move {
+        machine.import_busybox().await;
+        let pod = machine.host_pod("shaken").await;
+        let mut events = machine.pods().events();
+        let mut lost = 0;
+        for round in 0..rounds {
+            let config = shell(&format!("c{round}"), ["exit 7", "sleep 0.02; exit 7"][round as usize % 2]);
+            let life = async {
+                let id = machine.pods().create_container(pod.as_str(), config).await.ok()?;
+                // Whether it was done or not, the next try finds out.
+                let _ = machine.pods().start_container(id.as_str()).await;
+                Some(id)
+            };
+            let breaks = async {
+                tokio::time::sleep(Duration::from_micros(250 * (round % 60))).await;
+                break_connections();
+            };
+            let (id, ()) = tokio::join!(life, breaks);
+            let Some(id) = id else {
+                lost += 1;
+                insist("the next call is carried out", async || {
+                    let probe = shell(&format!("probe{round}"), "exit 0");
+                    machine.pods().create_container(pod.as_str(), probe).await
+                })
+                .await;
+                continue;
+            };
+            until("it has been started and has ended", async || match machine.container(&id).state {
+                ContainerState::Created => {
+                    let _ = machine.pods().start_container(id.as_str()).await;
+                    None
+                }
+                ContainerState::Exited(ref exit) => {
+                    assert_eq!(exit.code, 7, "round {round}: {exit:?}");
+                    Some(())
+                }
+                ContainerState::Running { .. } | ContainerState::Unknown => None,
+            })
+            .await;
+            insist("it is removed", async || machine.pods().remove_container(id.as_str()).await).await;
+            let mut told = Vec::new();
+            while told.last() != Some(&EventKind::Deleted) {
+                let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
+                if event.subject == id.as_str() {
+                    told.push(event.kind);
+                }
+            }
+            told.retain(|kind| *kind != EventKind::Started);
+            let expected = [EventKind::Created, EventKind::Stopped, EventKind::Deleted];
+            assert_eq!(told, expected, "round {round}");
+        }
+        assert!(rounds < 40 || (1..rounds).contains(&lost), "{lost} of {rounds} were not made");
+        until("what nobody knows is forgotten", async || {
+            let known = machine.pods().containers().len();
+            (machine.container_cgroups() == known).then_some(())
+        })
+        .await;
         machine
     });
 }

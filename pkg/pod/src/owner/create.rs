@@ -12,6 +12,8 @@
 
 mod make;
 
+pub(super) use make::discard_apart;
+
 use std::sync::Arc;
 
 use carpel_shim_api::record::ExitRecord;

@@ -18,9 +18,10 @@ use std::{
 
 use carpel_shim_api::message::{FailureKind, SnapshotReply};
 
-use super::Owner;
+use super::{Owner, create::discard_apart};
 use crate::{
     ContainerId, ShimError,
+    pods::Shared,
     run::connect,
     shim::{RenewError, Renewal, Shim},
 };
@@ -71,6 +72,11 @@ impl Owner {
         let making = self.creations.values().map(|creation| creation.id.clone());
         let ids = known.chain(making).collect();
         self.forget_lost(ids);
+        // Those that are made by now were made before the connection broke: the snapshot has them all.
+        // The ends of the others are kept for when they are told of.
+        for exit in snapshot.containers.iter().filter_map(|known| known.exit.clone()) {
+            self.ended_early(exit);
+        }
         self.apply_snapshot(snapshot);
         // It may have broken again, and that was told before the renewal was over.
         self.connection_lost();
@@ -86,7 +92,7 @@ impl Owner {
                 Some(false) => {}
                 Some(true) => unclear.push(id),
                 None if is_made => unclear.push(id),
-                None => drop(tokio::spawn(forget(Arc::clone(&shim), id))),
+                None => drop(tokio::spawn(forget(Arc::clone(&self.shared), Arc::clone(&shim), id))),
             }
         }
         if !unclear.is_empty() {
@@ -119,8 +125,9 @@ async fn dial(renewal: &Renewal, folder: PathBuf) -> Result<SnapshotReply, Renew
     renewal.try_with(socket, MEET_MAX).await
 }
 
-/// Deletes a container in the shim; one that lives is killed.
-async fn forget(shim: Arc<Shim>, id: ContainerId) {
+/// Deletes a container in the shim; one that lives is killed. Its folder was thrown away when nobody
+/// answered, and the shim may have made it anew in the midst of its mounts.
+async fn forget(shared: Arc<Shared>, shim: Arc<Shim>, id: ContainerId) {
     let end = tokio::time::Instant::now() + FORGET_MAX;
     let mut forgotten = shim.delete(&id).await;
     while matches!(forgotten, Err(ShimError::Refused { kind: FailureKind::WrongState, .. }))
@@ -134,7 +141,9 @@ async fn forget(shim: Arc<Shim>, id: ContainerId) {
         forgotten = shim.delete(&id).await;
     }
     match forgotten {
-        Ok(()) | Err(ShimError::Refused { kind: FailureKind::NotFound, .. }) => {}
+        Ok(()) | Err(ShimError::Refused { kind: FailureKind::NotFound, .. }) => {
+            discard_apart(&shared, id).await;
+        }
         Err(err) => {
             let err = &err as &dyn std::error::Error;
             tracing::warn!(container_id = %id, err, "deleting a container that nobody knows failed");

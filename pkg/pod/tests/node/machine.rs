@@ -210,6 +210,13 @@ impl Machine {
         id
     }
 
+    /// How many cgroups there are of containers in pods that name no parent.
+    pub(crate) fn container_cgroups(&self) -> usize {
+        let folder = cgroups_of(&self.cgroup).into_iter().next();
+        let entries = folder.map(|folder| fs::read_dir(folder).unwrap().flatten());
+        entries.into_iter().flatten().filter(|entry| entry.file_type().unwrap().is_dir()).count()
+    }
+
     pub(crate) fn container(&self, id: &ContainerId) -> std::sync::Arc<ContainerSnapshot> {
         self.pods().find_container(id.as_str()).unwrap()
     }

@@ -368,7 +368,8 @@ async fn undo(shared: &Arc<Shared>, shim: &Shim, id: ContainerId) {
     discard_apart(shared, id).await;
 }
 
-async fn discard_apart(shared: &Arc<Shared>, id: ContainerId) {
+/// Throws a container's folder away, if there is one.
+pub(in crate::owner) async fn discard_apart(shared: &Arc<Shared>, id: ContainerId) {
     let shared = Arc::clone(shared);
     // The runtime ending is the only way for this to fail: the next daemon cleans up.
     let _ = tokio::task::spawn_blocking(move || discard(&shared, &id)).await;
