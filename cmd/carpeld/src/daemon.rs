@@ -45,7 +45,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
     let _root = listen::lock(&config.root)?;
     let _state = listen::lock(&config.state)?;
 
-    let images = Images::open(rooms::image(&config)).await.context("cannot open the image store")?;
+    let images = Images::open(rooms::image(&config)?).await.context("cannot open the image store")?;
     let network = Network::open(rooms::network(&config)?).await.context("cannot set up the pods' network")?;
     let pods = Pods::open(rooms::pod(&config)?, images.clone(), network.clone())
         .await

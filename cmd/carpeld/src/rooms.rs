@@ -12,15 +12,16 @@ use crate::config::{self, Config};
 const RLIMIT_NOFILE: u32 = 7;
 
 /// Settings of the image room.
-pub(crate) fn image(config: &Config) -> carpel_image::Config {
-    carpel_image::Config {
+pub(crate) fn image(config: &Config) -> anyhow::Result<carpel_image::Config> {
+    Ok(carpel_image::Config {
         root: config.root.join("images"),
         certs_d: config.image.certs_d.clone(),
         max_concurrent_downloads: config.image.max_concurrent_downloads,
         progress_timeout: Duration::from_secs(config.image.progress_timeout_s),
         pinned: config.image.pinned.clone(),
+        proxies: carpel_image::Proxies::from_env().context("the environment names a proxy")?,
         ..carpel_image::Config::default()
-    }
+    })
 }
 
 /// Settings of the network room.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
+
 /// Settings of an [`Images`](crate::Images). Plain data: the program reads its own file and fills this in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -17,8 +19,67 @@ pub struct Config {
     /// Images never to be removed by the kubelet's garbage collection: normalised references, with an
     /// optional `*` at the end.
     pub pinned: Vec<String>,
+    /// Proxies between this node and registries.
+    pub proxies: Proxies,
     /// Bounds on what registries and images may ask of this machine.
     pub limits: Limits,
+}
+
+/// Proxies between this node and registries. Hosts of this very machine are never asked through one.
+#[derive(Clone, Default, PartialEq)]
+pub struct Proxies {
+    pub(crate) http: String,
+    pub(crate) https: String,
+    pub(crate) no: String,
+}
+
+/// A proxy that cannot be used. Its address may hold a password, so it is not shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the proxy for {0} registries is not given as http://[user:password@]host[:port]")]
+pub struct ProxyError(&'static str);
+
+impl Proxies {
+    /// `http` is for registries that speak plain http, `https` for the others: `http://[user:password@]host[:port]`,
+    /// or empty for none. `no` are the hosts, domains, addresses and networks that are asked directly,
+    /// comma-separated; `*` for all.
+    ///
+    /// # Errors
+    /// An address is not of this form.
+    pub fn new(http: String, https: String, no: String) -> Result<Proxies, ProxyError> {
+        for (kind, address) in [("http", &http), ("https", &https)] {
+            let uri: Option<Uri> = address.parse().ok();
+            let is_http =
+                |uri: Uri| uri.authority().is_some() && matches!(uri.scheme_str(), None | Some("http"));
+            if !address.is_empty() && !uri.is_some_and(is_http) {
+                return Err(ProxyError(kind));
+            }
+        }
+        Ok(Proxies { http, https, no })
+    }
+
+    /// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` for what these do not name, and `NO_PROXY`; or the same in lower
+    /// case, as curl and Go programs take them.
+    ///
+    /// # Errors
+    /// See [`Proxies::new`].
+    pub fn from_env() -> Result<Proxies, ProxyError> {
+        let first = |names: &[&str]| {
+            let mut values = names.iter().filter_map(|name| std::env::var(name).ok());
+            values.find(|value| !value.is_empty()).unwrap_or_default()
+        };
+        Proxies::new(
+            first(&["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
+            first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
+            first(&["NO_PROXY", "no_proxy"]),
+        )
+    }
+}
+
+/// A proxy's URL may hold a password: only what is asked directly is shown.
+impl std::fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxies").field("no", &self.no).finish_non_exhaustive()
+    }
 }
 
 impl Default for Config {
@@ -30,6 +91,7 @@ impl Default for Config {
             max_concurrent_downloads: 3,
             progress_timeout: Duration::from_secs(300),
             pinned: Vec::new(),
+            proxies: Proxies::default(),
             limits: Limits::default(),
         }
     }

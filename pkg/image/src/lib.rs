@@ -33,7 +33,7 @@ mod tar;
 mod unpack;
 
 pub use auth::{Auth, AuthError, AuthFields};
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, Proxies, ProxyError};
 pub use digest::{Algorithm, ChainId, Digest, DigestError};
 pub use error::{ErrorKind, IoFailure};
 pub use image::{ConfigError, Image, ImageConfig, Platform};

@@ -35,6 +35,7 @@ mod blob;
 mod body;
 mod challenge;
 mod client;
+mod dial;
 mod error;
 mod hosts;
 mod origin;
@@ -380,7 +381,7 @@ impl Session {
 
 impl Connected {
     fn new(host: Host, config: &Config) -> Result<Connected, HostsError> {
-        let client = client::build(&host.origin, &host.tls, host.dial_timeout, &config.limits)?;
+        let client = client::build(&host.origin, &host.tls, host.dial_timeout, config)?;
         Ok(Connected { host, client, elsewhere: OnceCell::new(), authorization: Mutex::new(None) })
     }
 
@@ -394,18 +395,15 @@ impl Connected {
         }
         let make = || async {
             let (origin, tls) = (origin.clone(), client::without_secrets(&self.host.tls));
-            let (dial, limits) = (self.host.dial_timeout, config.limits.clone());
+            let (dial, cloned) = (self.host.dial_timeout, config.clone());
             // Encrypted or not is decided by each address; the trust is the same.
             let origin = Origin { scheme: Scheme::Https, ..origin };
-            let build = move || client::build(&origin, &tls, dial, &limits);
+            let build = move || client::build(&origin, &tls, dial, &cloned);
             match tokio::task::spawn_blocking(build).await {
                 Ok(built) => built,
-                Err(_) => client::build(
-                    &self.host.origin,
-                    &client::without_secrets(&self.host.tls),
-                    dial,
-                    &config.limits,
-                ),
+                Err(_) => {
+                    client::build(&self.host.origin, &client::without_secrets(&self.host.tls), dial, config)
+                }
             }
         };
         self.elsewhere.get_or_try_init(make).await

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -16,9 +15,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
+use super::dial::Dialer;
 use super::hosts::{HostsError, TlsFiles};
 use super::origin::{Origin, Scheme};
-use crate::config::Limits;
+use crate::config::Config;
 
 /// Idle connections of one pull: it does not last long.
 const IDLE: Duration = Duration::from_secs(30);
@@ -26,30 +26,27 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Header lines of one response.
 const HEADERS_MAX: usize = 100;
 
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(crate) type HttpClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
 
 /// Makes a client for `origin`. Blocking: it reads certificate files.
 pub(crate) fn build(
     origin: &Origin,
     tls: &TlsFiles,
     dial_timeout: Duration,
-    limits: &Limits,
+    config: &Config,
 ) -> Result<HttpClient, HostsError> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(dial_timeout));
-    tcp.set_keepalive(Some(Duration::from_secs(30)));
-    let config = match origin.scheme {
+    let limits = &config.limits;
+    let dialer = Dialer::new(&config.proxies, dial_timeout);
+    let tls = match origin.scheme {
         Scheme::Https => verified(origin, tls)?,
         // Never used for this host, but a plain registry may redirect to encrypted storage.
         Scheme::Http => verified(origin, &TlsFiles::default())?,
     };
     let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(config)
+        .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
-        .wrap_connector(tcp);
+        .wrap_connector(dialer);
     Ok(Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE)
         .http1_max_buf_size(limits.header_bytes.max(16 << 10))

@@ -14,6 +14,7 @@ mod hostile_registry;
 mod layers;
 mod lifecycle;
 mod mirrors;
+mod proxies;
 mod registry;
 mod sharing;
 mod trees;
