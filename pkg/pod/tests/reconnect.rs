@@ -121,11 +121,12 @@ fn no_moment_to_break_a_connection_loses_an_end() {
             let (id, ()) = tokio::join!(life, breaks);
             let Some(id) = id else {
                 lost += 1;
-                insist("the next call is carried out", async || {
+                let id = insist("the next call is carried out", async || {
                     let probe = shell(&format!("probe{round}"), "exit 0");
                     machine.pods().create_container(pod.as_str(), probe).await
                 })
                 .await;
+                machine.pods().remove_container(id.as_str()).await.unwrap();
                 continue;
             };
             until("it has been started and has ended", async || match machine.container(&id).state {

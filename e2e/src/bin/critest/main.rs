@@ -38,6 +38,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    println!("critest: on {}", machine());
     let registry = Registry::open();
     let digest = serve(&plan.images, &registry);
     let mut daemon = Daemon::start(Options::default()).await;
@@ -62,6 +63,13 @@ async fn main() -> ExitCode {
     sum.print();
     println!("critest: {sum}");
     ExitCode::from(u8::from(!sum.failed.is_empty()))
+}
+
+/// What the results depend on beside us.
+fn machine() -> String {
+    let kernel = rustix::system::uname();
+    let cgroups = if carpel_e2e::kernel::is_cgroup_v1() { "v1" } else { "v2" };
+    format!("Linux {}, cgroup {cgroups}", kernel.release().to_string_lossy())
 }
 
 /// Puts all images of a layout into the registry; returns the digest of the one that is pulled by digest.
