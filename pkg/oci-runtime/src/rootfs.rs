@@ -162,15 +162,17 @@ fn overlay(
         let log = kernel_log(context);
         move |source| RootfsError::Overlay { step, log, source }
     };
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC);
-    let context = context.map_err(|e| RootfsError::Step("open an overlayfs context", e))?;
+    if !checks_each_option()? {
+        return overlay_by_one_string(lowers, upper_work, volatile);
+    }
+    let context = open_context()?;
     // Descriptors stay open until the mount is made: their paths are resolved by the kernel then.
     let mut opened = Vec::new();
     for (index, lower) in lowers.iter().enumerate() {
         let path = short_path(lower, &mut opened)?;
         match fsconfig_set_string(context.as_fd(), "lowerdir+", &path) {
             Ok(()) => {}
-            // Linux before 6.5 knows no such option.
+            // Linux 6.5 and 6.6 know no such option.
             Err(Errno::INVAL) if index == 0 && open_layer(lower).is_ok() => {
                 return overlay_by_one_string(lowers, upper_work, volatile);
             }
@@ -195,6 +197,18 @@ fn overlay(
     fsconfig_create(context.as_fd()).map_err(|e| failed("make an instance", context.as_fd())(e))?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .map_err(|e| failed("mount an instance", context.as_fd())(e))
+}
+
+fn open_context() -> Result<OwnedFd, RootfsError> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC);
+    context.map_err(|e| RootfsError::Step("open an overlayfs context", e))
+}
+
+/// Whether overlayfs looks at an option when it is set. Before Linux 6.5 it takes any, one that there is not too, and
+/// refuses all together when the instance is made (`legacy_parse_param`, fs/fs_context.c).
+fn checks_each_option() -> Result<bool, RootfsError> {
+    let context = open_context()?;
+    Ok(fsconfig_set_flag(context.as_fd(), "no-such-option").is_err())
 }
 
 /// The path, or one through a descriptor if it is too long for fsconfig(2) or has the escape
@@ -292,7 +306,7 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::thread;
 
-    use super::{RootfsError, make, overlay_by_one_string};
+    use super::{RootfsError, checks_each_option, make, overlay_by_one_string};
     use crate::root::{Links, Root};
     use carpel_shim_api::plan::RootfsPlan;
     use rustix::fs::OFlags;
@@ -303,6 +317,14 @@ mod tests {
             let plan = RootfsPlan { lowers: vec!["/".to_owned(); count], ..RootfsPlan::default() };
             assert!(matches!(make(&plan), Err(RootfsError::Layers(n)) if n == count));
         }
+    }
+
+    #[test]
+    fn a_kernel_that_takes_any_option_is_told_by_it() {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's version");
+        let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+        let version = (numbers.next().expect("its first number"), numbers.next().expect("its second number"));
+        assert_eq!(checks_each_option().expect("overlayfs is there"), version >= (6, 5), "{release}");
     }
 
     fn layer(dir: &Path, name: &str) -> String {
