@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails, fails the test")]
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use carpel_e2e::client::{Pod, eventually};
 use carpel_e2e::config::{bind, container, namespaces, resources};
@@ -140,11 +140,16 @@ fn a_stop_that_races_with_the_kill() {
     scenario::run(Options::default(), async |daemon| {
         let pods = pods(daemon).await;
         let mut killed_for_memory = 0;
+        let id = daemon.client.launch(&pods[0], limited("usual", &format!("exec {HOG}"))).await;
+        let started = Instant::now();
+        daemon.client.wait_exit(&id).await;
+        let usual = started.elapsed();
         for round in 0..rounds() {
             let config = limited(&format!("race{round}"), &format!("exec {HOG}"));
             let id = daemon.client.launch(&pods[round % 2], config).await;
-            // From long before its end to long after.
-            tokio::time::sleep(Duration::from_micros(500 * (round as u64 % 40))).await;
+            // From long before its end to long after, however fast the machine is.
+            let step = u32::try_from(round % 20).unwrap();
+            tokio::time::sleep(usual * step * step / 60).await;
             daemon.client.stop(&id, 0).await;
             let status = daemon.client.status(&id).await;
             assert_eq!(status.exit_code, 137, "round {round}: {status:?}");
