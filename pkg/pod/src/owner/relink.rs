@@ -141,12 +141,12 @@ async fn forget(shared: Arc<Shared>, shim: Arc<Shim>, id: ContainerId) {
         forgotten = shim.delete(&id).await;
     }
     match forgotten {
-        Ok(()) | Err(ShimError::Refused { kind: FailureKind::NotFound, .. }) => {
-            discard_apart(&shared, id).await;
-        }
+        Ok(()) | Err(ShimError::Refused { kind: FailureKind::NotFound, .. }) => {}
         Err(err) => {
             let err = &err as &dyn std::error::Error;
             tracing::warn!(container_id = %id, err, "deleting a container that nobody knows failed");
         }
     }
+    // Also if the answer was lost: if it is not forgotten, the next connection leads here again.
+    discard_apart(&shared, id).await;
 }
