@@ -248,7 +248,7 @@ impl CgroupParent {
         format!("/{}/default", self.name)
     }
 
-    /// Where a daemon puts its shims. The daemon makes it and keeps it.
+    /// Where a daemon puts its shims. The daemon makes it, and removes it when it ends and none lives.
     pub fn shims(&self) -> String {
         format!("/{}/shims", self.name)
     }
@@ -275,10 +275,10 @@ impl CgroupParent {
         let mut left = Vec::new();
         let folders = hierarchy_roots().into_iter().map(|root| root.join(&self.name));
         for folder in folders.filter(|folder| folder.exists()) {
-            // Those of the pods are made here, the two others by the daemon, which keeps them.
+            // Those of the pods are made here, the other by the daemon, which keeps it.
             for below in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let name = below.file_name().to_string_lossy().into_owned();
-                if name.starts_with("pod-") || name == "default" || name == "shims" {
+                if name.starts_with("pod-") || name == "default" {
                     // What is in it shows below.
                     fs::remove_dir(below.path()).unwrap_or_default();
                 }

@@ -63,7 +63,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
     let stopping = CancellationToken::new();
     let services = Services {
         runtime: RuntimeServer::new(
-            pods,
+            pods.clone(),
             images.clone(),
             network.clone(),
             streaming,
@@ -78,6 +78,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
     if tokio::time::timeout(SETTLE, network.settle()).await.is_err() {
         tracing::warn!(waited_s = SETTLE.as_secs(), "devices of pods that left are still there");
     }
+    pods.leave_home().await;
     outcome
 }
 
@@ -131,13 +132,14 @@ async fn serve(
         )
         .add_service(OperatorService::new(services.operator));
     // Only now: a client that meets half of the services falls back for good.
-    let listener = listen::bind(path)?;
+    let (listener, socket) = listen::bind(path)?;
     tracing::info!(socket = %path.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     notify(&[NotifyState::Ready]);
     let trim = tokio::spawn(trim_heap(called));
     let served = tokio::spawn(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop));
     let outcome = drained(served, stopping).await;
     trim.abort();
+    socket.remove();
     outcome
 }
 

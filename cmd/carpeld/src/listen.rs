@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -49,6 +49,31 @@ pub enum ListenError {
     },
 }
 
+/// The file of a socket that is listened on.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path, file: &Path) -> io::Result<SocketFile> {
+        let file = fs::symlink_metadata(file)?;
+        Ok(SocketFile { path: path.to_owned(), device: file.dev(), inode: file.ino() })
+    }
+
+    /// Removes it, unless another daemon has put its own in its place.
+    pub fn remove(self) {
+        let found = fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode))
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "the socket stays behind");
+        }
+    }
+}
+
 /// Holds a folder for this daemon alone, as long as it lives.
 #[derive(Debug)]
 pub struct FolderLock {
@@ -75,7 +100,7 @@ pub fn lock(folder: &Path) -> Result<FolderLock, ListenError> {
 ///
 /// # Errors
 /// See [`ListenError`]. The caller holds the state folder's lock, so a socket that is there is stale.
-pub fn bind(path: &Path) -> Result<UnixListener, ListenError> {
+pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
     let failed = |source| ListenError::Bind { path: path.to_owned(), source };
     if let Some(folder) = path.parent()
         && !folder.exists()
@@ -90,8 +115,9 @@ pub fn bind(path: &Path) -> Result<UnixListener, ListenError> {
     }
     let listener = UnixListener::bind(&fresh).map_err(failed)?;
     fs::set_permissions(&fresh, Permissions::from_mode(0o600)).map_err(failed)?;
+    let socket = SocketFile::of(path, &fresh).map_err(failed)?;
     fs::rename(&fresh, path).map_err(failed)?;
-    Ok(listener)
+    Ok((listener, socket))
 }
 
 fn make_folder(path: &Path) -> Result<(), ListenError> {
@@ -122,10 +148,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/carpel.sock");
         drop(bind(&path).unwrap());
-        let listener = bind(&path).unwrap();
+        let (listener, socket) = bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let (connected, accepted) = tokio::join!(tokio::net::UnixStream::connect(&path), listener.accept());
         connected.unwrap();
         accepted.unwrap();
+        let (_listener, next) = bind(&path).unwrap();
+        socket.remove();
+        assert!(path.exists(), "it is the next daemon's");
+        next.remove();
+        assert!(!path.exists());
     }
 }

@@ -63,6 +63,16 @@ impl Cgroup {
         }
     }
 
+    /// Removes it wherever it has neither children nor processes. Empty parents go too if they are
+    /// ours, as by [`Cgroup::delete`].
+    pub fn remove_if_empty(&self) {
+        for hierarchy in &self.tree().hierarchies {
+            if remove_empty(hierarchy.root(), self.path()).is_ok() && self.path().has_own_prefix() {
+                remove_parents(hierarchy, self.path());
+            }
+        }
+    }
+
     fn delete_once(&self) -> Result<(), DeleteError> {
         let mut first = Ok(());
         for hierarchy in &self.tree().hierarchies {

@@ -67,6 +67,14 @@ impl Node {
         Cgroup::ensure(&self.cgroups, &path).ok()
     }
 
+    /// Removes the cgroup that shims live in, if none does.
+    pub(crate) fn leave_shim_home(&self, path: &str) {
+        let Ok(path) = CgroupPath::parse(path) else { return };
+        if let Ok(home) = Cgroup::open(&self.cgroups, &path) {
+            home.remove_if_empty();
+        }
+    }
+
     /// The cgroup that a record names; `None` if it is gone, or systemd's.
     pub(crate) fn cgroup(&self, path: &str) -> Option<Cgroup> {
         let path = self.cgroup_path(path).ok()?;

@@ -126,6 +126,14 @@ impl Pods {
         self.shared.apparmor.state()
     }
 
+    /// Removes the cgroup that shims live in if none does: for a daemon that ends.
+    pub async fn leave_home(&self) {
+        let shared = Arc::clone(&self.shared);
+        let leave = move || shared.node.leave_shim_home(&shared.config.shim_cgroup);
+        // If it panics, the cgroup stays.
+        let _ = tokio::task::spawn_blocking(leave).await;
+    }
+
     /// What happens from now on.
     #[must_use]
     pub fn events(&self) -> EventStream {
