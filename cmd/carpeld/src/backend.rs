@@ -7,7 +7,7 @@ use std::{
 };
 
 use carpel_pod::{
-    AttachRequest, ContainerState, ContainerTerminal, ExecProcess, ExecRequest, ExecStreams, Pods,
+    AttachRequest, ContainerState, ContainerTerminal, ExecProcess, ExecRequest, ExecStreams, Pods, ShimError,
 };
 use carpel_streaming::{Answer, AttachTarget, Backend, BackendError, ExecTarget, Process, Size, Terminal};
 use futures::future::Either;
@@ -18,6 +18,8 @@ use tokio::{
 
 /// How long a port of a pod may take to answer.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a command may go on, its streams ended, after its client has gone.
+const ABANDONED: Duration = Duration::from_secs(5);
 
 /// Streams to and from pods.
 #[derive(Debug, Clone)]
@@ -34,7 +36,7 @@ impl Backend for PodBackend {
             };
             let request = ExecRequest { command: target.command, streams };
             let session = self.0.exec(&target.container, request).await.map_err(told)?;
-            let (exit, terminal) = watch(session.process, wanted.tty);
+            let (exit, terminal) = watch(Attended::new(session.process, wanted.tty), wanted.tty);
             Ok(Process {
                 stdin: session.stdin.filter(|_| wanted.stdin).map(|stdin| Box::new(stdin) as _),
                 stdout: session.stdout.map(|stdout| Box::new(stdout) as _),
@@ -99,12 +101,12 @@ fn registered(socket: std::net::TcpStream) -> Result<TcpStream, BackendError> {
 type Exit = std::pin::Pin<Box<dyn Future<Output = Result<i32, BackendError>> + Send>>;
 
 /// Waits for an exec's end and resizes its terminal meanwhile: both belong to the one process.
-fn watch(mut process: ExecProcess, tty: bool) -> (Exit, Option<Box<dyn Terminal>>) {
+fn watch(mut attended: Attended, tty: bool) -> (Exit, Option<Box<dyn Terminal>>) {
     let (sizes, mut resizes) = mpsc::channel::<(Size, oneshot::Sender<Result<(), BackendError>>)>(1);
     let exit = async move {
         loop {
             let next = {
-                let wait = std::pin::pin!(process.wait());
+                let wait = std::pin::pin!(attended.wait());
                 let resize = std::pin::pin!(resizes.recv());
                 match futures::future::select(wait, resize).await {
                     Either::Left((code, _)) => return code.map_err(told),
@@ -113,16 +115,61 @@ fn watch(mut process: ExecProcess, tty: bool) -> (Exit, Option<Box<dyn Terminal>
             };
             match next {
                 Some((size, done)) => {
-                    let outcome = process.resize(size.width.into(), size.height.into()).await.map_err(told);
+                    let outcome = attended.resize(size).await.map_err(told);
                     // Nobody waits for it if the session has ended.
                     let _gone = done.send(outcome);
                 }
-                None => return process.wait().await.map_err(told),
+                None => return attended.wait().await.map_err(told),
             }
         }
     };
     let terminal = tty.then(|| Box::new(ExecTerminal(sizes)) as Box<dyn Terminal>);
     (Box::pin(exit), terminal)
+}
+
+/// An exec whose client watches it. A terminal hangs up by itself when its client goes; a command without one is
+/// killed if it does not end with its streams.
+struct Attended {
+    /// Until it is known how it ended.
+    process: Option<ExecProcess>,
+    tty: bool,
+}
+
+impl Attended {
+    fn new(process: ExecProcess, tty: bool) -> Attended {
+        Attended { process: Some(process), tty }
+    }
+
+    async fn wait(&mut self) -> Result<i32, ShimError> {
+        let Some(process) = &mut self.process else { return Err(ShimError::Gone) };
+        let code = process.wait().await;
+        self.process = None;
+        code
+    }
+
+    async fn resize(&self, size: Size) -> Result<(), ShimError> {
+        match &self.process {
+            Some(process) => process.resize(size.width.into(), size.height.into()).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        let Some(mut process) = self.process.take().filter(|_| !self.tty) else { return };
+        // Without a runtime the daemon itself ends, and nobody is left to wait.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if tokio::time::timeout(ABANDONED, process.wait()).await.is_ok() {
+                return;
+            }
+            tracing::info!(pid = process.pid(), "an exec whose client has gone is killed");
+            if let Err(error) = process.kill().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "an abandoned exec was not killed");
+            }
+        });
+    }
 }
 
 struct ExecTerminal(mpsc::Sender<(Size, oneshot::Sender<Result<(), BackendError>>)>);

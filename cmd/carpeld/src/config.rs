@@ -7,7 +7,7 @@
 
 mod load;
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub image: Image,
     /// The pods' network.
     pub network: Network,
+    /// Exec, attach and port-forward.
+    pub streaming: Streaming,
 }
 
 /// Logs.
@@ -170,6 +172,24 @@ pub struct Cni {
     pub plugin_timeout_s: u64,
 }
 
+/// Exec, attach and port-forward.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Streaming {
+    /// Where clients are served; the kubelet is on this node. Port 0: any.
+    pub address: SocketAddr,
+    /// Certificate and key, PEM, to serve over TLS; empty: in the clear.
+    pub tls_cert_file: PathBuf,
+    /// See `tls_cert_file`.
+    pub tls_key_file: PathBuf,
+    /// In the clear also on an address that others than this node can reach.
+    pub allow_plain: bool,
+    /// A session in which nothing is sent for so long is ended, in seconds.
+    pub idle_timeout_s: u64,
+    /// How long a client may take to open its session, in seconds.
+    pub creation_timeout_s: u64,
+}
+
 // === defaults: the values of default.toml ===
 
 impl Default for Config {
@@ -184,6 +204,7 @@ impl Default for Config {
             cgroups: Cgroups::default(),
             image: Image::default(),
             network: Network::default(),
+            streaming: Streaming::default(),
         }
     }
 }
@@ -248,6 +269,19 @@ impl Default for Image {
 impl Default for Network {
     fn default() -> Self {
         Network { netns_dir: "/run/netns".into(), builtin: None, cni: None }
+    }
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Streaming {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls_cert_file: PathBuf::new(),
+            tls_key_file: PathBuf::new(),
+            allow_plain: false,
+            idle_timeout_s: 4 * 3600,
+            creation_timeout_s: 30,
+        }
     }
 }
 

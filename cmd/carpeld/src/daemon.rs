@@ -57,7 +57,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
         config: config.dump()?,
     };
     let streaming =
-        StreamingServer::open(carpel_streaming::Config::default(), Arc::new(PodBackend(pods.clone())))
+        StreamingServer::open(rooms::streaming(&config.streaming)?, Arc::new(PodBackend(pods.clone())))
             .await
             .context("cannot serve exec, attach and port-forward")?;
     let stopping = CancellationToken::new();

@@ -5,11 +5,14 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context;
 use carpel_network::{BridgeConfig, CniConfig, Mode};
 use carpel_pod::Rlimit;
+use carpel_streaming::TlsFiles;
 
 use crate::config::{self, Config};
 
 /// `RLIMIT_NOFILE` (getrlimit(2)); the same number on every architecture that Carpel builds for.
 const RLIMIT_NOFILE: u32 = 7;
+/// A year, in seconds: longer time limits are mistakes.
+const YEAR_S: u64 = 366 * 24 * 3600;
 
 /// Settings of the image room.
 pub(crate) fn image(config: &Config) -> anyhow::Result<carpel_image::Config> {
@@ -82,6 +85,30 @@ pub(crate) fn pod(config: &Config) -> anyhow::Result<carpel_pod::Config> {
         default_rlimits: vec![Rlimit { resource: RLIMIT_NOFILE, soft: nofile, hard: nofile }],
         default_capabilities: config.runtime.default_capabilities.clone(),
         overlay_volatile: config.runtime.overlay_volatile,
+    })
+}
+
+/// Settings of the streaming room.
+pub(crate) fn streaming(streaming: &config::Streaming) -> anyhow::Result<carpel_streaming::Config> {
+    let (certificate, key) = (&streaming.tls_cert_file, &streaming.tls_key_file);
+    let tls = match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+        (true, true) => None,
+        (false, false) => Some(TlsFiles { certificate: certificate.clone(), key: key.clone() }),
+        (false, true) => anyhow::bail!("streaming.tls_cert_file is set, so streaming.tls_key_file must be"),
+        (true, false) => anyhow::bail!("streaming.tls_key_file is set, so streaming.tls_cert_file must be"),
+    };
+    for (name, seconds) in
+        [("idle_timeout_s", streaming.idle_timeout_s), ("creation_timeout_s", streaming.creation_timeout_s)]
+    {
+        anyhow::ensure!((1..=YEAR_S).contains(&seconds), "streaming.{name} must be 1 to {YEAR_S}");
+    }
+    Ok(carpel_streaming::Config {
+        address: streaming.address,
+        tls,
+        plain_beyond_loopback: streaming.allow_plain,
+        creation_timeout: Duration::from_secs(streaming.creation_timeout_s),
+        idle_timeout: Duration::from_secs(streaming.idle_timeout_s),
+        ..carpel_streaming::Config::default()
     })
 }
 

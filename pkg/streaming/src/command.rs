@@ -36,6 +36,15 @@ pub(crate) enum ErrorForm {
     Text,
 }
 
+/// Whether a client waits for a first sign of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Greeting {
+    /// An empty message on a stream of each kind says that the process is there (WebSocket).
+    Expected,
+    /// Its streams were accepted one by one (SPDY).
+    None,
+}
+
 /// The client's ends.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -45,11 +54,26 @@ pub(crate) struct Client {
     pub(crate) resize: Option<Incoming>,
     pub(crate) error: Outgoing,
     pub(crate) error_form: ErrorForm,
+    pub(crate) greeting: Greeting,
+}
+
+impl Client {
+    /// Says that the process is there.
+    pub(crate) async fn greet(&self) {
+        if self.greeting == Greeting::Expected {
+            for stream in
+                [self.stdout.as_ref(), self.stderr.as_ref(), Some(&self.error)].into_iter().flatten()
+            {
+                // A client that has gone shows in what is read.
+                let _gone = stream.send(Bytes::new()).await;
+            }
+        }
+    }
 }
 
 /// Runs a session until the process has ended. Dropped when the client goes.
 pub(crate) async fn run(client: Client, process: Process) {
-    let Client { stdin, stdout, stderr, resize, error, error_form } = client;
+    let Client { stdin, stdout, stderr, resize, error, error_form, greeting: _ } = client;
     // Aborted with this future: nothing outlives the session.
     let mut inward = JoinSet::new();
     if let (Some(from), Some(to)) = (stdin, process.stdin) {
@@ -158,11 +182,6 @@ fn last_size(text: &[u8]) -> (Option<Size>, usize) {
     (last, taken)
 }
 
-/// A piece that only tells the client that a channel is there.
-pub(crate) fn hello() -> Bytes {
-    Bytes::new()
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
@@ -191,6 +210,7 @@ mod tests {
             resize: None,
             error: out(3),
             error_form: ErrorForm::Status,
+            greeting: Greeting::None,
         };
         drop(writer);
         // A child of the process holds the pipe: `process_out` stays open.

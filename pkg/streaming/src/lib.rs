@@ -10,7 +10,8 @@
 //!
 //! It knows no pods: a [`Backend`] opens processes and connections. Everything is bounded: tokens
 //! that wait, streams of a connection, bytes of a frame, the time until a client has opened its
-//! streams, the time without any traffic. When a session ends, all of its tasks end.
+//! streams, the time without any traffic. When a session ends, all of its tasks end. It listens beyond
+//! loopback only with TLS, or by the operator's express wish.
 #![forbid(unsafe_code)]
 
 mod backend;
@@ -19,10 +20,13 @@ mod command;
 mod outcome;
 mod port_forward;
 mod server;
+mod socket;
 mod spdy;
+mod tls;
 mod token;
 mod websocket;
 
 pub use backend::{Answer, Backend, BackendError, Process, Size, Terminal};
 pub use server::{Config, OpenError, Server};
+pub use tls::{TlsError, TlsFiles};
 pub use token::{AttachTarget, ExecTarget, Streams, TokenError};

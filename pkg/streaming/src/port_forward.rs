@@ -2,29 +2,53 @@
 //!
 //! A connection that fails tells so on its error stream and ends alone; the session goes on.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
+    time::Instant,
 };
 
 use crate::{
     backend::Backend,
     channel::{Incoming, Outgoing, PIECE_BYTES},
+    socket::Presence,
     spdy::{Connection, Stream},
+    websocket::{self, Encoding},
 };
 
 /// Connections of one session that may be open at the same time.
 const CONNECTIONS_MAX: usize = 100;
 
-/// A session over SPDY: `portforward.k8s.io`. Runs until the client ends it.
-pub(crate) async fn over_spdy(mut connection: Connection, backend: Arc<dyn Backend>, pod: String) {
-    let mut halves: HashMap<String, Stream> = HashMap::new();
+/// A session over SPDY: `portforward.k8s.io`. Runs until the client ends it. A stream whose other half does not come
+/// in `creation` is broken off.
+pub(crate) async fn over_spdy(
+    mut connection: Connection,
+    backend: Arc<dyn Backend>,
+    pod: String,
+    creation: Duration,
+) {
+    let mut halves: HashMap<String, (Instant, Stream)> = HashMap::new();
     let mut running = JoinSet::new();
-    while let Some(stream) = connection.next().await {
+    loop {
+        let oldest = halves.values().map(|(since, _)| *since + creation).min();
+        let stream = match oldest {
+            None => connection.next().await,
+            Some(oldest) => match tokio::time::timeout_at(oldest, connection.next()).await {
+                Ok(stream) => stream,
+                Err(_elapsed) => {
+                    let now = Instant::now();
+                    for (_, (_, half)) in halves.extract_if(|_, (since, _)| *since + creation <= now) {
+                        half.refuse().await;
+                    }
+                    continue;
+                }
+            },
+        };
+        let Some(stream) = stream else { break };
         while running.try_join_next().is_some() {}
         // Streams without an id come in pairs, an error stream and then its data (old clients).
         let id = stream.header("requestid").unwrap_or_default().to_owned();
@@ -33,21 +57,57 @@ pub(crate) async fn over_spdy(mut connection: Connection, backend: Arc<dyn Backe
             continue;
         }
         stream.accept().await;
-        let Some(other) = halves.remove(&id) else {
-            halves.insert(id, stream);
+        let Some((_, other)) = halves.remove(&id) else {
+            halves.insert(id, (Instant::now(), stream));
             continue;
         };
         match pair(other, stream) {
             Some((data, error, port)) => {
                 let (backend, pod) = (Arc::clone(&backend), pod.clone());
                 running.spawn(async move {
-                    forward(&*backend, pod, port, data.incoming, data.outgoing, error).await;
+                    let Stream { incoming, outgoing, reset, .. } = data;
+                    tokio::select! {
+                        () = forward(&*backend, pod, port, incoming, outgoing, error) => {}
+                        // Whatever the pod still sends, nobody wants.
+                        () = reset.cancelled() => {}
+                    }
                 });
             }
             None => tracing::debug!(pod, "a port-forward's streams make no pair"),
         }
     }
     connection.close().await;
+}
+
+/// A session over the channels of WebSocket: one connection to each port. Runs until all of them, or the client,
+/// have ended.
+pub(crate) async fn over_websocket(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    presence: Presence,
+    encoding: Encoding,
+    backend: Arc<dyn Backend>,
+    pod: String,
+    ports: Vec<u16>,
+) {
+    // The caller has bounded the ports, so each has its two channels.
+    let channels: Vec<(u8, u16)> = (0..).step_by(2).zip(ports).collect();
+    let inward: Vec<u8> = channels.iter().map(|(channel, _)| *channel).collect();
+    let mut connection = websocket::accept(io, presence, encoding, &inward).await;
+    let mut running = JoinSet::new();
+    for (channel, port) in channels {
+        let Some(incoming) = connection.take(channel) else { continue };
+        let (data, error) = (connection.outgoing(channel), connection.outgoing(channel + 1));
+        for stream in [&data, &error] {
+            let _gone = stream.send(Bytes::copy_from_slice(&port.to_le_bytes())).await;
+        }
+        let (backend, pod) = (Arc::clone(&backend), pod.clone());
+        running.spawn(async move { forward(&*backend, pod, port, incoming, data, error).await });
+    }
+    let ended = async { while running.join_next().await.is_some() {} };
+    tokio::select! {
+        () = ended => connection.close().await,
+        () = connection.gone() => {}
+    }
 }
 
 /// Which of two streams is the data and which the error stream, and the port that they are for.

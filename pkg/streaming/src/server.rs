@@ -5,7 +5,7 @@ mod upgrade;
 use std::{
     convert::Infallible,
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -17,25 +17,39 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     backend::Backend,
+    socket::{Presence, Socket},
+    tls::{self, TlsError, TlsFiles},
     token::{self, AttachTarget, ExecTarget, TokenError, Tokens},
 };
+use upgrade::Upgrade;
+
+/// The most of a request's head, in bytes.
+const REQUEST_MAX_BYTES: usize = 64 << 10;
+/// Ports of one session: the channels of WebSocket are numbered by one byte.
+const FORWARDS_MAX: usize = 100;
 
 /// How the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Where; loopback unless the operator has a reason, for the kubelet is the only client. Port 0: any.
     pub address: SocketAddr,
-    /// How long a client may take to open its streams.
+    /// With these files by TLS, otherwise in the clear.
+    pub tls: Option<TlsFiles>,
+    /// In the clear even where others than this node can listen.
+    pub plain_beyond_loopback: bool,
+    /// How long a client may take for its request, for TLS, and to open its streams.
     pub creation_timeout: Duration,
-    /// How long a session may last.
-    pub session_timeout: Duration,
+    /// How long a session may last in which nothing is sent either way.
+    pub idle_timeout: Duration,
     /// Connections that may be open at the same time.
     pub connections_max: usize,
 }
@@ -44,8 +58,10 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            tls: None,
+            plain_beyond_loopback: false,
             creation_timeout: Duration::from_secs(30),
-            session_timeout: Duration::from_secs(4 * 3600),
+            idle_timeout: Duration::from_secs(4 * 3600),
             connections_max: 4096,
         }
     }
@@ -53,13 +69,24 @@ impl Default for Config {
 
 /// The server cannot listen.
 #[derive(Debug, Error)]
-#[error("listen for streaming clients on {address}")]
-pub struct OpenError {
-    /// Where.
-    pub address: SocketAddr,
-    /// Why.
-    #[source]
-    pub source: std::io::Error,
+pub enum OpenError {
+    /// The address is not to be had.
+    #[error("listen for streaming clients on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Whoever reads along would have a token, and so a shell in a container.
+    #[error(
+        "{0} can be reached from elsewhere: streaming there needs a certificate and its key, or express leave"
+    )]
+    Exposed(SocketAddr),
+    /// The certificate or its key.
+    #[error("stream over TLS")]
+    Tls(#[from] TlsError),
 }
 
 /// Gives out URLs and serves the clients that come with them. A cheap handle.
@@ -69,7 +96,9 @@ pub struct Server {
 }
 
 pub(crate) struct Shared {
-    address: SocketAddr,
+    /// What URLs begin with.
+    base: String,
+    tls: Option<TlsAcceptor>,
     tokens: Tokens,
     backend: Arc<dyn Backend>,
     config: Config,
@@ -78,7 +107,7 @@ pub(crate) struct Shared {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("address", &self.shared.address).finish_non_exhaustive()
+        f.debug_struct("Server").field("base", &self.shared.base).finish_non_exhaustive()
     }
 }
 
@@ -86,13 +115,19 @@ impl Server {
     /// Listens, and serves until the runtime ends.
     ///
     /// # Errors
-    /// The address cannot be listened on.
+    /// See [`OpenError`].
     pub async fn open(config: Config, backend: Arc<dyn Backend>) -> Result<Server, OpenError> {
-        let failed = |source| OpenError { address: config.address, source };
+        if config.tls.is_none() && !config.address.ip().is_loopback() && !config.plain_beyond_loopback {
+            return Err(OpenError::Exposed(config.address));
+        }
+        let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+        let failed = |source| OpenError::Listen { address: config.address, source };
         let listener = TcpListener::bind(config.address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let sessions = TaskTracker::new();
-        let shared = Arc::new(Shared { address, tokens: Tokens::default(), backend, config, sessions });
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let base = format!("{scheme}://{}", reachable(address));
+        let (tokens, sessions) = (Tokens::default(), TaskTracker::new());
+        let shared = Arc::new(Shared { base, tls, tokens, backend, config, sessions });
         shared.sessions.spawn(listen(listener, Arc::clone(&shared)));
         Ok(Server { shared })
     }
@@ -113,18 +148,29 @@ impl Server {
         self.url("attach", token::Request::Attach(target))
     }
 
-    /// A URL that leads to the ports of a pod.
+    /// A URL that leads to the ports of a pod. Those who speak WebSocket without SPDY inside have no other way
+    /// to name the ports than `ports`.
     ///
     /// # Errors
     /// See [`TokenError`].
-    pub fn port_forward(&self, pod: String) -> Result<String, TokenError> {
-        self.url("portforward", token::Request::PortForward { pod })
+    pub fn port_forward(&self, pod: String, ports: Vec<u16>) -> Result<String, TokenError> {
+        self.url("portforward", token::Request::PortForward { pod, ports })
     }
 
     fn url(&self, verb: &str, request: token::Request) -> Result<String, TokenError> {
         let token = self.shared.tokens.insert(request)?;
-        Ok(format!("http://{}/{verb}/{token}", self.shared.address))
+        Ok(format!("{}/{verb}/{token}", self.shared.base))
     }
+}
+
+/// The address for clients on this node of a server that listens on `address`.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// Accepts for ever. An accept that fails for want of descriptors is tried again, never the end.
@@ -148,33 +194,57 @@ async fn listen(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(socket: TcpStream, shared: Arc<Shared>, place: tokio::sync::OwnedSemaphorePermit) {
-    // Small pieces of a terminal must not wait for each other; a failure only makes it slower.
-    let _slower = socket.set_nodelay(true);
+async fn serve(socket: TcpStream, shared: Arc<Shared>, place: OwnedSemaphorePermit) {
+    let socket = Socket::new(socket);
+    let presence = socket.presence();
+    let Some(tls) = shared.tls.clone() else { return serve_http(socket, presence, &shared, place).await };
+    match tokio::time::timeout(shared.config.creation_timeout, tls.accept(socket)).await {
+        Ok(Ok(socket)) => serve_http(socket, presence, &shared, place).await,
+        Ok(Err(error)) => {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a streaming client does not speak TLS"
+            );
+        }
+        Err(_elapsed) => tracing::debug!("a streaming client took too long for TLS"),
+    }
+}
+
+async fn serve_http(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    presence: Presence,
+    shared: &Arc<Shared>,
+    place: OwnedSemaphorePermit,
+) {
     let place = Arc::new(place);
     let service = service_fn(|request| {
-        let answer = answer(request, &shared, Arc::clone(&place));
+        let answer = answer(request, shared, presence.clone(), Arc::clone(&place));
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.creation_timeout)
-        .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(socket), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(
-            error = &error as &dyn std::error::Error,
-            "a streaming client's request was not HTTP"
-        );
+        .max_buf_size(REQUEST_MAX_BYTES)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    // Until the switch: neither requests one after the other nor answers that nobody reads hold the place.
+    match tokio::time::timeout(2 * shared.config.creation_timeout, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a streaming client's request was not HTTP"
+            );
+        }
+        Err(_elapsed) => tracing::debug!("a streaming client did not switch protocols in time"),
     }
 }
 
 fn answer(
     request: Request<Incoming>,
     shared: &Arc<Shared>,
-    place: Arc<tokio::sync::OwnedSemaphorePermit>,
+    presence: Presence,
+    place: Arc<OwnedSemaphorePermit>,
 ) -> Response<Full<Bytes>> {
     let mut parts = request.uri().path().trim_start_matches('/').split('/');
     let (verb, token, rest) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
@@ -189,8 +259,13 @@ fn answer(
     let Some(target) = shared.tokens.take(token) else {
         return refuse(StatusCode::NOT_FOUND, "no such token, or it was used or is too old");
     };
+    if let (Upgrade::WebSocket { .. }, token::Request::PortForward { ports, .. }) = (&upgrade, &target)
+        && !(1..=FORWARDS_MAX).contains(&ports.len())
+    {
+        return refuse(StatusCode::BAD_REQUEST, "the PortForward request must name 1 to 100 ports");
+    }
     let response = upgrade.response();
-    let session = upgrade::session(request, upgrade, target, Arc::clone(shared));
+    let session = upgrade::session(request, upgrade, target, presence, Arc::clone(shared));
     shared.sessions.spawn(async move {
         session.await;
         drop(place);
@@ -203,3 +278,6 @@ fn refuse(status: StatusCode, reason: &'static str) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response
 }
+
+#[cfg(test)]
+mod tests;

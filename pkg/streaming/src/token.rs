@@ -55,7 +55,7 @@ pub struct AttachTarget {
 pub(crate) enum Request {
     Exec(ExecTarget),
     Attach(AttachTarget),
-    PortForward { pod: String },
+    PortForward { pod: String, ports: Vec<u16> },
 }
 
 /// No token can be given.
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn request() -> Request {
-        Request::PortForward { pod: "p".into() }
+        Request::PortForward { pod: "p".into(), ports: Vec::new() }
     }
 
     #[test]

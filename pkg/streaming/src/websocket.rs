@@ -4,10 +4,11 @@
 //!  v4.channel.k8s.io         binary messages   0 stdin  1 stdout  2 stderr  3 error  4 resize
 //!  v5.channel.k8s.io         the same, and 255 n from the client: its stream n has ended
 //!  v4.base64.channel.k8s.io  text messages     '0' … '4', the rest in base64
-//!  portforward.k8s.io (v4)   2n data, 2n+1 error of the n-th port; each begins with the port, little-endian
+//!  port-forward              2n data, 2n+1 error of the n-th port; each begins with the port, little-endian;
+//!                            over v5, 255 n from either side: stream n has ended
 //! ```
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -25,23 +26,42 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::channel::{Budget, Incoming, Outgoing, PIECE_BYTES, Piece, QUEUE, Write};
+use crate::{
+    channel::{Budget, Incoming, Outgoing, PIECE_BYTES, Piece, QUEUE, Write},
+    socket::Presence,
+};
 
 /// The largest message that is taken, in bytes.
 const MESSAGE_MAX_BYTES: usize = 1 << 20;
 /// The channel that v5 ends others by.
 const CLOSE: u8 = 255;
+/// How long a client may take to end the connection after the farewell.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How messages look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
-    /// Bytes as they are; with v5, the client can end streams too.
-    Binary {
-        /// Whether the client can end streams one by one.
-        close: bool,
-    },
+    /// Bytes as they are.
+    Binary(Closing),
     /// Text.
     Base64,
+}
+
+/// Who can end streams one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// They end together with the connection.
+    Nobody,
+    /// The client (v5).
+    Client,
+    /// Both (port-forward over v5, which is ours: half-closed connections are forwarded as such).
+    Both,
+}
+
+impl Encoding {
+    fn client_closes(self) -> bool {
+        matches!(self, Encoding::Binary(Closing::Client | Closing::Both))
+    }
 }
 
 /// A connection with its two tasks; they end with it.
@@ -56,6 +76,7 @@ pub(crate) struct Connection {
 /// Starts a connection with these channels towards us on an upgraded HTTP connection.
 pub(crate) async fn accept(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    presence: Presence,
     encoding: Encoding,
     inward: &[u8],
 ) -> Connection {
@@ -71,7 +92,7 @@ pub(crate) async fn accept(
         incoming.insert(channel, Incoming(receiver));
     }
     let (mut reading, mut writing) = (JoinSet::new(), JoinSet::new());
-    reading.spawn(read_messages(stream, encoding, senders));
+    reading.spawn(read_messages(stream, presence, encoding, senders));
     writing.spawn(write_messages(sink, encoding, orders));
     Connection { writer, incoming, reading, writing }
 }
@@ -92,16 +113,22 @@ impl Connection {
         self.reading.join_next().await;
     }
 
-    /// Sends what is left and ends the connection.
+    /// Sends what is left and a farewell, and gives the client a moment to read it all.
     pub(crate) async fn close(mut self) {
         drop(self.writer);
         self.incoming.clear();
         self.writing.join_next().await;
+        // Closing before everything of the client was read would reset the connection, and lose what it has not
+        // read itself: its command's exit code.
+        let _late = tokio::time::timeout(FAREWELL, self.reading.join_next()).await;
     }
 }
 
-/// A connection whose messages are the bytes of another protocol.
-pub(crate) async fn tunnel(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> DuplexStream {
+/// A connection whose messages are the bytes of another protocol, and the task that carries them. It ends when
+/// both sides have, or is dropped.
+pub(crate) async fn tunnel(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> (DuplexStream, JoinSet<()>) {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_MAX_BYTES))
         .max_frame_size(Some(MESSAGE_MAX_BYTES));
@@ -109,8 +136,8 @@ pub(crate) async fn tunnel(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'sta
         WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await.split();
     let (near, far) = tokio::io::duplex(PIECE_BYTES);
     let (mut read, mut write) = tokio::io::split(far);
-    // Both ways end when either end is dropped, so this task ends with the session.
-    tokio::spawn(async move {
+    let mut carrier = JoinSet::new();
+    carrier.spawn(async move {
         let inward = async {
             while let Some(Ok(message)) = stream.next().await {
                 match message {
@@ -131,13 +158,14 @@ pub(crate) async fn tunnel(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'sta
                 sink.send(Message::Binary(buffer.split().freeze())).await.ok()?;
             }
         };
-        tokio::join!(inward, outward)
+        tokio::join!(inward, outward);
     });
-    near
+    (near, carrier)
 }
 
 async fn read_messages<S>(
     mut stream: SplitStream<WebSocketStream<S>>,
+    presence: Presence,
     encoding: Encoding,
     mut channels: HashMap<u8, mpsc::Sender<Piece>>,
 ) where
@@ -153,7 +181,7 @@ async fn read_messages<S>(
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
         };
         let Some((channel, data)) = decode(encoding, &content) else { continue };
-        if channel == CLOSE && encoding == (Encoding::Binary { close: true }) {
+        if channel == CLOSE && encoding.client_closes() {
             if let [ended] = data[..] {
                 channels.remove(&ended);
             }
@@ -161,8 +189,18 @@ async fn read_messages<S>(
         }
         // An empty message only says that the channel is there.
         let Some(sender) = channels.get(&channel) else { continue };
-        if !data.is_empty() && budget.hand_over(sender, data).await.is_err() {
-            channels.remove(&channel);
+        if data.is_empty() {
+            continue;
+        }
+        tokio::select! {
+            biased;
+            handed = budget.hand_over(sender, data) => {
+                if handed.is_err() {
+                    channels.remove(&channel);
+                }
+            }
+            // The session does not read just now, so what else the client sent does not show its end.
+            () = presence.gone() => return,
         }
     }
 }
@@ -171,7 +209,7 @@ async fn read_messages<S>(
 fn decode(encoding: Encoding, content: &Bytes) -> Option<(u8, Bytes)> {
     let &first = content.first()?;
     match encoding {
-        Encoding::Binary { .. } => Some((first, content.slice(1..))),
+        Encoding::Binary(_) => Some((first, content.slice(1..))),
         Encoding::Base64 => {
             let channel = first.checked_sub(b'0').filter(|channel| *channel < 10)?;
             Some((channel, STANDARD.decode(&content[1..]).ok()?.into()))
@@ -181,7 +219,7 @@ fn decode(encoding: Encoding, content: &Bytes) -> Option<(u8, Bytes)> {
 
 fn encode(encoding: Encoding, channel: u8, data: &[u8]) -> Message {
     match encoding {
-        Encoding::Binary { .. } => {
+        Encoding::Binary(_) => {
             let mut content = BytesMut::with_capacity(1 + data.len());
             content.put_u8(channel);
             content.put_slice(data);
@@ -209,6 +247,9 @@ async fn write_messages<S>(
                 // Channels are small numbers on this transport.
                 encode(encoding, u8::try_from(stream).unwrap_or(CLOSE), &data)
             }
+            Write::End { stream } if encoding == Encoding::Binary(Closing::Both) => {
+                encode(encoding, CLOSE, &[u8::try_from(stream).unwrap_or(CLOSE)])
+            }
             Write::End { .. } | Write::Accept { .. } | Write::Reset { .. } | Write::Raw(_) => continue,
         };
         if sink.send(message).await.is_err() {
@@ -228,7 +269,7 @@ mod tests {
     #[test]
     fn messages_come_back() {
         for encoding in
-            [Encoding::Binary { close: false }, Encoding::Binary { close: true }, Encoding::Base64]
+            [Encoding::Binary(Closing::Nobody), Encoding::Binary(Closing::Client), Encoding::Base64]
         {
             let content = match encode(encoding, 3, b"a\0\xff") {
                 Message::Binary(content) => content,
@@ -241,7 +282,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_passed_over() {
-        assert_eq!(decode(Encoding::Binary { close: true }, &Bytes::new()), None);
+        assert_eq!(decode(Encoding::Binary(Closing::Client), &Bytes::new()), None);
         assert_eq!(decode(Encoding::Base64, &Bytes::from_static(b"x")), None);
         assert_eq!(decode(Encoding::Base64, &Bytes::from_static(b"0***")), None);
     }

@@ -12,6 +12,9 @@ use crate::{
     status::{NotRunning, ToStatus},
 };
 
+/// Ports of one request.
+const PORTS_MAX: usize = 100;
+
 impl RuntimeServer {
     pub(super) fn exec_url(
         &self,
@@ -34,7 +37,14 @@ impl RuntimeServer {
         request: Request<v1::AttachRequest>,
     ) -> Result<Response<v1::AttachResponse>, Status> {
         let request = request.into_inner();
-        let container = self.running(&request.container_id)?;
+        let container = self.pods.find_container(&request.container_id).map_err(|error| error.to_status())?;
+        match container.state {
+            // Whoever joins before the start hears the first words.
+            ContainerState::Created | ContainerState::Running { .. } => {}
+            ContainerState::Exited(_) | ContainerState::Unknown => {
+                return Err(NotRunning(container.id.to_string()).to_status());
+            }
+        }
         // Whether there is a terminal is the container's to say, whatever the client believes.
         let tty = container.config.terminal == Terminal::Pty;
         let stdin = request.stdin && container.config.stdin != StdinMode::Closed;
@@ -54,7 +64,9 @@ impl RuntimeServer {
         if pod.state != carpel_pod::PodState::Ready {
             return Err(NotRunning(pod.id.to_string()).to_status());
         }
-        let url = self.streaming.port_forward(pod.id.to_string()).map_err(|error| error.to_status())?;
+        let ports = ports(&request.port).map_err(|error| error.to_status())?;
+        let url =
+            self.streaming.port_forward(pod.id.to_string(), ports).map_err(|error| error.to_status())?;
         Ok(Response::new(v1::PortForwardResponse { url }))
     }
 
@@ -67,6 +79,15 @@ impl RuntimeServer {
             }
         }
     }
+}
+
+/// The ports that the request names, if any: clients of SPDY name theirs later.
+fn ports(named: &[i32]) -> Result<Vec<u16>, Invalid> {
+    if named.len() > PORTS_MAX {
+        return Err(invalid("port", "names more than 100 ports"));
+    }
+    let port = |&port: &i32| u16::try_from(port).ok().filter(|&port| port > 0);
+    named.iter().map(port).collect::<Option<_>>().ok_or_else(|| invalid("port", "must be 1 to 65535"))
 }
 
 /// A terminal has no stderr of its own, and a session without any stream has no use.
@@ -93,5 +114,14 @@ mod tests {
             "stderr"
         );
         assert_eq!(checked(none).unwrap_err().field, "stdin");
+    }
+
+    #[test]
+    fn ports_are_few_and_real() {
+        assert_eq!(ports(&[]).unwrap(), [0u16; 0]);
+        assert_eq!(ports(&[1, 65535]).unwrap(), [1, 65535]);
+        for wrong in [&[0][..], &[-1], &[65536], &[80; 101]] {
+            assert_eq!(ports(wrong).unwrap_err().field, "port");
+        }
     }
 }

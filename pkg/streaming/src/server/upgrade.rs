@@ -13,11 +13,13 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::Shared;
 use crate::{
     backend::{BackendError, Process},
-    command::{self, Client, ErrorForm},
+    command::{self, Client, ErrorForm, Greeting},
     outcome::Outcome,
-    port_forward, spdy,
+    port_forward,
+    socket::Presence,
+    spdy,
     token::{Request as Target, Streams},
-    websocket::{self, Encoding},
+    websocket::{self, Closing, Encoding},
 };
 
 /// SPDY protocols for commands, the newest first. v1 is what a client without the header speaks.
@@ -65,23 +67,21 @@ pub(super) fn negotiate(verb: &str, headers: &HeaderMap) -> Result<Upgrade, &'st
         .to_owned();
     let offered = offered(headers, header::SEC_WEBSOCKET_PROTOCOL.as_str());
     let speaks = |protocol: &str| offered.iter().any(|offer| offer == protocol);
-    if forward {
-        return if speaks(TUNNEL) {
-            Ok(Upgrade::Tunnel { key })
-        } else {
-            Err("port-forward by websocket needs SPDY/3.1+portforward.k8s.io")
-        };
+    if forward && speaks(TUNNEL) {
+        return Ok(Upgrade::Tunnel { key });
     }
+    // Nobody but us ends the streams of a port-forward one by one; with exec, clients do not expect it of us.
+    let closing = if forward { Closing::Both } else { Closing::Client };
     let (protocol, encoding) = [
-        ("v5.channel.k8s.io", Encoding::Binary { close: true }),
-        ("v4.channel.k8s.io", Encoding::Binary { close: false }),
-        ("channel.k8s.io", Encoding::Binary { close: false }),
+        ("v5.channel.k8s.io", Encoding::Binary(closing)),
+        ("v4.channel.k8s.io", Encoding::Binary(Closing::Nobody)),
+        ("channel.k8s.io", Encoding::Binary(Closing::Nobody)),
         ("v4.base64.channel.k8s.io", Encoding::Base64),
         ("base64.channel.k8s.io", Encoding::Base64),
     ]
     .into_iter()
     .find(|(protocol, _)| speaks(protocol))
-    .map_or((None, Encoding::Binary { close: false }), |(protocol, encoding)| (Some(protocol), encoding));
+    .map_or((None, Encoding::Binary(Closing::Nobody)), |(protocol, encoding)| (Some(protocol), encoding));
     if protocol.is_none() && !offered.is_empty() {
         return Err("none of the offered websocket protocols is spoken here");
     }
@@ -131,8 +131,14 @@ impl Upgrade {
 }
 
 /// Waits for the switch and runs the session to its end.
-pub(super) async fn session(request: Request<Body>, upgrade: Upgrade, target: Target, shared: Arc<Shared>) {
-    let limit = shared.config.session_timeout;
+pub(super) async fn session(
+    request: Request<Body>,
+    upgrade: Upgrade,
+    target: Target,
+    presence: Presence,
+    shared: Arc<Shared>,
+) {
+    let limit = shared.config.idle_timeout;
     let io = match hyper::upgrade::on(request).await {
         Ok(upgraded) => TokioIo::new(upgraded),
         Err(error) => {
@@ -144,26 +150,35 @@ pub(super) async fn session(request: Request<Body>, upgrade: Upgrade, target: Ta
         }
     };
     let creation = shared.config.creation_timeout;
+    let backend = Arc::clone(&shared.backend);
+    let watched = presence.clone();
     let running = async {
         match (upgrade, target) {
-            (Upgrade::Spdy { .. }, Target::PortForward { pod }) => {
-                port_forward::over_spdy(spdy::accept(io), Arc::clone(&shared.backend), pod).await;
+            (Upgrade::Spdy { .. }, Target::PortForward { pod, .. }) => {
+                port_forward::over_spdy(spdy::accept(io, presence), backend, pod, creation).await;
             }
-            (Upgrade::Tunnel { .. }, Target::PortForward { pod }) => {
-                let tunnel = websocket::tunnel(io).await;
-                port_forward::over_spdy(spdy::accept(tunnel), Arc::clone(&shared.backend), pod).await;
+            (Upgrade::Tunnel { .. }, Target::PortForward { pod, .. }) => {
+                let (tunnel, carrier) = websocket::tunnel(io).await;
+                port_forward::over_spdy(spdy::accept(tunnel, presence), backend, pod, creation).await;
+                drop(carrier);
+            }
+            (Upgrade::WebSocket { encoding, .. }, Target::PortForward { pod, ports }) => {
+                port_forward::over_websocket(io, presence, encoding, backend, pod, ports).await;
             }
             (Upgrade::Spdy { protocol }, target) => {
-                command_over_spdy(spdy::accept(io), protocol, target, &shared, creation).await;
+                command_over_spdy(spdy::accept(io, presence), protocol, target, &shared, creation).await;
             }
             (Upgrade::WebSocket { encoding, .. }, target) => {
-                command_over_websocket(io, encoding, target, &shared).await;
+                command_over_websocket(io, presence, encoding, target, &shared).await;
             }
             (Upgrade::Tunnel { .. }, Target::Exec(_) | Target::Attach(_)) => {}
         }
     };
-    if tokio::time::timeout(limit, running).await.is_err() {
-        tracing::info!(limit_s = limit.as_secs(), "a streaming session reached its time limit");
+    tokio::select! {
+        () = running => {}
+        () = watched.idle(limit) => {
+            tracing::info!(limit_s = limit.as_secs(), "a streaming session was idle for too long");
+        }
     }
 }
 
@@ -186,7 +201,10 @@ async fn open(target: Target, shared: &Shared) -> Result<Process, BackendError> 
 /// Opens the process and runs the session, or tells the client why not.
 async fn run(client: Client, target: Target, shared: &Shared) {
     match open(target, shared).await {
-        Ok(process) => command::run(client, process).await,
+        Ok(process) => {
+            client.greet().await;
+            command::run(client, process).await;
+        }
         Err(error) => {
             command::tell(&client.error, client.error_form, &Outcome::Failed(error.to_string())).await;
             for stream in
@@ -264,11 +282,13 @@ async fn spdy_client(
             _ => error = Some(stream.outgoing),
         }
     }
-    Some(Client { stdin, stdout, stderr, resize: sizes, error: error?, error_form })
+    let greeting = Greeting::None;
+    Some(Client { stdin, stdout, stderr, resize: sizes, error: error?, error_form, greeting })
 }
 
 async fn command_over_websocket(
     io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    presence: Presence,
     encoding: Encoding,
     target: Target,
     shared: &Shared,
@@ -286,7 +306,7 @@ async fn command_over_websocket(
     if wanted.tty {
         inward.push(RESIZE);
     }
-    let mut connection = websocket::accept(io, encoding, &inward).await;
+    let mut connection = websocket::accept(io, presence, encoding, &inward).await;
     let client = Client {
         stdin: connection.take(STDIN),
         stdout: wanted.stdout.then(|| connection.outgoing(STDOUT)),
@@ -294,12 +314,8 @@ async fn command_over_websocket(
         resize: connection.take(RESIZE),
         error: connection.outgoing(ERROR),
         error_form: ErrorForm::Status,
+        greeting: Greeting::Expected,
     };
-    // Clients take the first message for the sign that the session is there.
-    for stream in [client.stdout.as_ref(), client.stderr.as_ref(), Some(&client.error)].into_iter().flatten()
-    {
-        let _gone = stream.send(command::hello()).await;
-    }
     let running = run(client, target, shared);
     tokio::select! {
         () = running => connection.close().await,
@@ -342,7 +358,14 @@ mod tests {
             ("exec", &[("upgrade", "SPDY/3.1"), (PROTOCOL_HEADER, "v9.channel.k8s.io")]),
             ("exec", &[("upgrade", "websocket")]),
             ("exec", &[("upgrade", "websocket"), ("sec-websocket-key", "short")]),
-            ("portforward", &[("upgrade", "websocket"), ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==")]),
+            (
+                "portforward",
+                &[
+                    ("upgrade", "websocket"),
+                    ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+                    ("sec-websocket-protocol", "v9.channel.k8s.io"),
+                ],
+            ),
         ] {
             assert!(negotiate(verb, &headers(pairs)).is_err(), "{verb} {pairs:?}");
         }

@@ -1,20 +1,28 @@
 //! A connection: one task reads frames, one writes them, streams come out.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     sync::mpsc,
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     frame::{self, Frame, FrameError, INVALID_STREAM, REFUSED_STREAM},
     headers::{HeaderError, HeaderReader, HeaderWriter},
 };
-use crate::channel::{Budget, Incoming, Outgoing, PIECE_BYTES, Piece, QUEUE, Write};
+use crate::{
+    channel::{Budget, Incoming, Outgoing, PIECE_BYTES, Piece, QUEUE, Write},
+    socket::Presence,
+};
 
 /// Streams of a connection that may be open at the same time.
 const STREAMS_MAX: usize = 256;
@@ -29,6 +37,24 @@ pub(crate) struct Stream {
     pub(crate) incoming: Incoming,
     /// What is sent to it.
     pub(crate) outgoing: Outgoing,
+    /// Cancelled when the client breaks the stream off.
+    pub(crate) reset: Arc<CancellationToken>,
+}
+
+/// What the reader knows of a stream.
+#[derive(Debug)]
+struct Open {
+    /// Where its content goes, until the client has ended it.
+    sender: Option<mpsc::Sender<Piece>>,
+    /// The session has it as long as it has the stream.
+    reset: Weak<CancellationToken>,
+}
+
+impl Open {
+    /// Whether anybody still has to do with it.
+    fn is_used(&self) -> bool {
+        self.reset.strong_count() > 0 || self.sender.as_ref().is_some_and(|sender| !sender.is_closed())
+    }
 }
 
 impl Stream {
@@ -63,6 +89,8 @@ pub(crate) struct Connection {
 /// Why a connection was given up.
 #[derive(Debug, Error)]
 enum ReadError {
+    #[error("the client has gone")]
+    Gone,
     #[error("read")]
     Io(#[from] std::io::Error),
     #[error("bad frame")]
@@ -72,7 +100,10 @@ enum ReadError {
 }
 
 /// Starts a connection on an upgraded HTTP connection.
-pub(crate) fn accept(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Connection {
+pub(crate) fn accept(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    presence: Presence,
+) -> Connection {
     let (read, write) = tokio::io::split(io);
     let (new_streams, streams) = mpsc::channel(QUEUE);
     let (writer, orders) = mpsc::channel(QUEUE);
@@ -81,6 +112,7 @@ pub(crate) fn accept(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -
         open: HashMap::new(),
         budget: Budget::new(),
         headers: HeaderReader::new(),
+        presence,
         new_streams,
         writer: writer.clone(),
     };
@@ -117,9 +149,10 @@ impl Connection {
 }
 
 struct Reader {
-    open: HashMap<u32, mpsc::Sender<Piece>>,
+    open: HashMap<u32, Open>,
     budget: Budget,
     headers: HeaderReader,
+    presence: Presence,
     new_streams: mpsc::Sender<Stream>,
     writer: mpsc::Sender<Write>,
 }
@@ -140,12 +173,14 @@ impl Reader {
     async fn handle(&mut self, frame: Frame) -> Result<(), ReadError> {
         match frame {
             Frame::Open { stream, block, fin } => self.opened(stream, &block, fin).await?,
-            Frame::Data { stream, data, fin } => self.data(stream, data, fin).await,
+            Frame::Data { stream, data, fin } => self.data(stream, data, fin).await?,
             Frame::Headers { block } => {
                 self.headers.read(&block)?;
             }
             Frame::Reset { stream } => {
-                self.open.remove(&stream);
+                if let Some(reset) = self.open.remove(&stream).and_then(|open| open.reset.upgrade()) {
+                    reset.cancel();
+                }
             }
             Frame::Ping { id } => self.order(Write::Raw(Bytes::from(frame::ping(id)))).await,
             Frame::GoAway | Frame::Ignored => {}
@@ -156,19 +191,23 @@ impl Reader {
     async fn opened(&mut self, stream: u32, block: &[u8], fin: bool) -> Result<(), ReadError> {
         // Read in any case: the compression's state goes on from here.
         let headers = self.headers.read(block)?;
+        if self.open.len() >= STREAMS_MAX {
+            self.open.retain(|_, open| open.is_used());
+        }
         // Clients number their streams oddly (draft 3.1, section 2.3.2).
         if stream.is_multiple_of(2) || self.open.contains_key(&stream) || self.open.len() >= STREAMS_MAX {
             self.order(Write::Reset { stream, status: REFUSED_STREAM }).await;
             return Ok(());
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
-        if !fin {
-            self.open.insert(stream, sender);
-        }
+        let reset = Arc::new(CancellationToken::new());
+        let sender = Some(sender).filter(|_| !fin);
+        self.open.insert(stream, Open { sender, reset: Arc::downgrade(&reset) });
         let opened = Stream {
             headers,
             incoming: Incoming(receiver),
             outgoing: Outgoing { stream, writer: self.writer.clone() },
+            reset,
         };
         if self.new_streams.send(opened).await.is_err() {
             self.open.remove(&stream);
@@ -177,19 +216,28 @@ impl Reader {
         Ok(())
     }
 
-    async fn data(&mut self, stream: u32, data: Bytes, fin: bool) {
-        let Some(sender) = self.open.get(&stream) else {
+    async fn data(&mut self, stream: u32, data: Bytes, fin: bool) -> Result<(), ReadError> {
+        let open = self.open.get_mut(&stream);
+        let Some((sender, open)) = open.and_then(|open| Some((open.sender.clone()?, open))) else {
             // The end of a stream that we gave up first is nothing to complain of.
             if !fin {
                 self.order(Write::Reset { stream, status: INVALID_STREAM }).await;
             }
-            return;
+            return Ok(());
+        };
+        let handed =
+            async { if data.is_empty() { Ok(()) } else { self.budget.hand_over(&sender, data).await } };
+        let handed = tokio::select! {
+            biased;
+            handed = handed => handed,
+            // The session does not read just now, so what else the client sent does not show its end.
+            () = self.presence.gone() => return Err(ReadError::Gone),
         };
         // A session that reads no more has dropped its end.
-        let unread = !data.is_empty() && self.budget.hand_over(sender, data).await.is_err();
-        if fin || unread {
-            self.open.remove(&stream);
+        if fin || handed.is_err() {
+            open.sender = None;
         }
+        Ok(())
     }
 
     async fn order(&self, order: Write) {
@@ -221,8 +269,14 @@ async fn write_frames<W: AsyncWrite>(mut io: WriteHalf<W>, mut orders: mpsc::Rec
 
 async fn write_data<W: AsyncWrite>(io: &mut WriteHalf<W>, stream: u32, data: &[u8]) -> std::io::Result<()> {
     for piece in data.chunks(frame::DATA_MAX_BYTES) {
-        io.write_all(&frame::data_head(stream, piece.len(), false)).await?;
-        io.write_all(piece).await?;
+        let head = frame::data_head(stream, piece.len(), false);
+        // In one call where the transport can.
+        let mut both = Buf::chain(&head[..], piece);
+        while both.has_remaining() {
+            if io.write_buf(&mut both).await? == 0 {
+                return Err(std::io::ErrorKind::WriteZero.into());
+            }
+        }
     }
     Ok(())
 }

@@ -1,40 +1,9 @@
 use super::*;
+use crate::spdy::testing::Client;
 
-/// A client's side of a connection, frame by frame.
-struct Client {
-    io: tokio::io::DuplexStream,
-    headers: HeaderWriter,
-}
-
-impl Client {
-    async fn open(&mut self, stream: u32, kind: &str) {
-        let block = self.headers.write(&[("streamtype", kind)]).unwrap();
-        let length = u32::try_from(10 + block.len()).unwrap();
-        self.io.write_all(&[0x80, 3, 0, 1]).await.unwrap();
-        self.io.write_u32(length).await.unwrap();
-        self.io.write_u32(stream).await.unwrap();
-        self.io.write_all(&[0; 6]).await.unwrap();
-        self.io.write_all(&block).await.unwrap();
-    }
-
-    async fn data(&mut self, stream: u32, data: &[u8], fin: bool) {
-        self.io.write_all(&frame::data_head(stream, data.len(), fin)).await.unwrap();
-        self.io.write_all(data).await.unwrap();
-    }
-
-    /// The head of the next frame, its payload passed over.
-    async fn head(&mut self) -> [u8; 8] {
-        let mut head = [0; 8];
-        self.io.read_exact(&mut head).await.unwrap();
-        let mut payload = vec![0; u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize];
-        self.io.read_exact(&mut payload).await.unwrap();
-        head
-    }
-}
-
-fn pair() -> (Client, Connection) {
+fn pair() -> (Client<tokio::io::DuplexStream>, Connection) {
     let (client, server) = tokio::io::duplex(1 << 16);
-    (Client { io: client, headers: HeaderWriter::new() }, accept(server))
+    (Client::new(client), accept(server, Presence::unknown()))
 }
 
 #[tokio::test]
@@ -88,4 +57,27 @@ async fn a_ping_comes_back_and_a_farewell_ends_it() {
     assert_eq!(client.head().await[..4], [0x80, 3, 0, 7]);
     drop(client);
     closing.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reset_is_heard_of_even_after_the_client_has_ended_its_direction() {
+    let (mut client, mut connection) = pair();
+    client.open(1, "data").await;
+    let mut stream = connection.next().await.unwrap();
+    client.data(1, b"", true).await;
+    assert_eq!(stream.incoming.next().await, None);
+    assert!(!stream.reset.is_cancelled());
+    client.io.write_all(&frame::reset(1, 5)).await.unwrap();
+    stream.reset.cancelled().await;
+}
+
+#[tokio::test]
+async fn ended_streams_make_room_for_others() {
+    let (mut client, mut connection) = pair();
+    for number in 0..3 * u32::try_from(STREAMS_MAX).unwrap() {
+        client.open(number * 2 + 1, "x").await;
+        client.data(number * 2 + 1, b"", true).await;
+        // Dropped at once: neither side has to do with it any more.
+        assert!(connection.next().await.is_some());
+    }
 }

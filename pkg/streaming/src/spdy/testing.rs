@@ -1,0 +1,50 @@
+//! A client for tests, frame by frame.
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{frame, headers::HeaderWriter};
+
+/// A client's side of a connection, frame by frame.
+pub(crate) struct Client<T> {
+    pub(crate) io: T,
+    headers: HeaderWriter,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
+    pub(crate) fn new(io: T) -> Self {
+        Client { io, headers: HeaderWriter::new() }
+    }
+
+    pub(crate) async fn open(&mut self, stream: u32, kind: &str) {
+        self.open_with(stream, &[("streamtype", kind)]).await;
+    }
+
+    pub(crate) async fn open_with(&mut self, stream: u32, headers: &[(&str, &str)]) {
+        let block = self.headers.write(headers).unwrap();
+        let length = u32::try_from(10 + block.len()).unwrap();
+        self.io.write_all(&[0x80, 3, 0, 1]).await.unwrap();
+        self.io.write_u32(length).await.unwrap();
+        self.io.write_u32(stream).await.unwrap();
+        self.io.write_all(&[0; 6]).await.unwrap();
+        self.io.write_all(&block).await.unwrap();
+    }
+
+    pub(crate) async fn data(&mut self, stream: u32, data: &[u8], fin: bool) {
+        self.io.write_all(&frame::data_head(stream, data.len(), fin)).await.unwrap();
+        self.io.write_all(data).await.unwrap();
+    }
+
+    /// The head of the next frame, its payload passed over.
+    pub(crate) async fn head(&mut self) -> [u8; 8] {
+        let mut head = [0; 8];
+        self.io.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize];
+        self.io.read_exact(&mut payload).await.unwrap();
+        head
+    }
+}
+
+/// Breaks a stream off: CANCEL (draft 3.1, section 2.6.3).
+pub(crate) fn reset(stream: u32) -> Vec<u8> {
+    frame::reset(stream, 5)
+}
