@@ -18,6 +18,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::connection::Incoming;
 use crate::container::{Caller, Container, State};
+use crate::exec::ExecState;
 use crate::failure::{failure, plain};
 use crate::oom;
 use crate::pod::{Pod, Ready};
@@ -160,8 +161,14 @@ impl Pod {
             tcsetwinsize(console, size)
         } else {
             let process = container.execs.values().find(|e| e.id == resize.exec_id);
+            // One that has ended has no terminal, though something that it started may still be there.
+            let process = process.filter(|e| !matches!(e.state, ExecState::Lingering));
             let process = process.ok_or_else(|| no_exec(&resize.exec_id))?;
-            resize_foreign(&process.process.pidfd, size)
+            match resize_foreign(&process.process.pidfd, size) {
+                // It is ending, and was not reaped yet: its descriptors are closed (pidfd_getfd(2)).
+                Err(Errno::SRCH | Errno::BADF) => return Err(no_exec(&resize.exec_id)),
+                result => result,
+            }
         };
         result.map_err(|e| {
             plain(
