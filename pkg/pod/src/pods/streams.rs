@@ -46,14 +46,18 @@ impl Pods {
         exec::start(shim, id, request).await
     }
 
-    /// Joins a container's streams.
+    /// Joins the streams of a container that runs, or is about to be started.
     ///
     /// # Errors
     /// See [`AttachError`].
     pub async fn attach(&self, id: &str, request: AttachRequest) -> Result<AttachSession, AttachError> {
-        match self.running(id)? {
-            Running::Yes(id, shim) => attach::start(shim, id, request).await,
-            Running::No(id) => Err(AttachError::NotRunning(id)),
+        let (container, handle) = self.shared.catalog.find_owned(id)?;
+        let id = container.id.clone();
+        match (&container.state, handle.shim) {
+            (ContainerState::Created | ContainerState::Running { .. }, Some(shim)) => {
+                attach::start(shim, id, request).await
+            }
+            _ => Err(AttachError::NotRunning(id)),
         }
     }
 
