@@ -44,6 +44,13 @@ pub enum Sending {
     CutAfter(usize),
     /// Its first bytes only, then silence until the client goes or the server ends.
     StallAfter(usize),
+    /// Whole, so many bytes at a time, with a pause after each.
+    Slowly {
+        /// Bytes of a piece.
+        piece: usize,
+        /// The pause.
+        pause: Duration,
+    },
 }
 
 impl Reply {
@@ -142,12 +149,22 @@ fn serve(stream: TcpStream, handler: &Handler, requests: &Mutex<Vec<Request>>, e
     head += &format!("content-length: {}\r\n\r\n", reply.body.len());
     let body = if request.method == "HEAD" { &[][..] } else { &reply.body[..] };
     let sent = match reply.sending {
-        Sending::Whole => body,
+        Sending::Whole | Sending::Slowly { .. } => body,
         Sending::CutAfter(bytes) | Sending::StallAfter(bytes) => &body[..bytes.min(body.len())],
     };
     // A client that hangs up early is part of the game.
-    if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent)).is_err() {
+    if stream.write_all(head.as_bytes()).is_err() {
         return;
+    }
+    let (piece, pause) = match reply.sending {
+        Sending::Slowly { piece, pause } => (piece, pause),
+        Sending::Whole | Sending::CutAfter(_) | Sending::StallAfter(_) => (usize::MAX, Duration::ZERO),
+    };
+    for piece in sent.chunks(piece) {
+        if stream.write_all(piece).is_err() {
+            return;
+        }
+        std::thread::sleep(pause);
     }
     if let Sending::StallAfter(_) = reply.sending {
         stall(&mut stream, ended);

@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod layout;
 pub mod log;
 pub mod process;
+pub mod pty;
 pub mod registry;
 pub mod scenario;
 pub mod scripted;

@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::command::{
-    check, events, exec, images, import, info, inspect, logs, pods, ps, pull, rm, rmi, run, start, stats,
-    stop,
+    attach, check, events, exec, images, import, info, inspect, logs, pods, port_forward, ps, pull, rm, rmi,
+    run, start, stats, stop,
 };
 
 /// Where Carpel's daemon listens unless told otherwise.
@@ -18,13 +18,13 @@ Examples:
   carpel run docker.io/library/alpine:3 echo hello    run a command in a pod and see what it says
   carpel run -d --name web -p 8080:80 nginx:1         run a server in the background
   carpel logs -f web                                  follow what it writes
-  carpel exec web cat /etc/os-release                 run a command beside it
+  carpel exec -it web sh                              a shell beside it
   carpel rm -f web                                    stop and remove it
   carpel check                                        is this node fit to run pods?
   carpel --address /run/containerd/containerd.sock ps -a      the same of another runtime
 
-Exit codes: 0 done, 1 failed, 2 bad usage. `run` and `exec` end with the code of the command they ran;
-their own failures are 125, and 124 says that an `exec` took too long.";
+Exit codes: 0 done, 1 failed, 2 bad usage. `run`, `exec` and `attach` end with the code of the command
+they ran; their own failures are 125, and 124 says that an `exec` took too long.";
 
 /// Runs and inspects pods through the container runtime of this node (CRI v1).
 ///
@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Ps(ps::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Attach(attach::Args),
+    PortForward(port_forward::Args),
     Start(start::Args),
     Stop(stop::Args),
     Rm(rm::Args),
@@ -89,14 +91,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The exit code if the command itself fails. `run` and `exec` must not be taken for what they ran, so
+    /// The exit code if the command itself fails. `run`, `exec` and `attach` must not be taken for what they ran, so
     /// theirs is the one that docker and podman use.
     pub(crate) fn code_of_failure(&self) -> u8 {
         match self {
-            Self::Run(_) | Self::Exec(_) => 125,
+            Self::Run(_) | Self::Exec(_) | Self::Attach(_) => 125,
             Self::Pods(_)
             | Self::Ps(_)
             | Self::Logs(_)
+            | Self::PortForward(_)
             | Self::Start(_)
             | Self::Stop(_)
             | Self::Rm(_)

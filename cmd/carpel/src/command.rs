@@ -1,5 +1,6 @@
 //! One file per command: its arguments, its help, its flow.
 
+pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod events;
 pub(crate) mod exec;
@@ -9,6 +10,7 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod logs;
 pub(crate) mod pods;
+pub(crate) mod port_forward;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod rm;
@@ -68,6 +70,8 @@ pub(crate) async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Ps(args) => ps::execute(&client, &args, format).await,
         Command::Logs(args) => logs::execute(&client, &args).await,
         Command::Exec(args) => exec::execute(&client, args, format).await,
+        Command::Attach(args) => attach::execute(&client, args).await,
+        Command::PortForward(args) => port_forward::execute(&client, &args).await,
         Command::Start(args) => start::execute(&client, &args).await,
         Command::Stop(args) => stop::execute(&client, &args).await,
         Command::Rm(args) => rm::execute(&client, &args).await,

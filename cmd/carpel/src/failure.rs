@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::{client, command, follow, resolve};
+use crate::{client, command, follow, resolve, stream};
 
 /// Writes the failure to standard error. If even that is closed, there is nobody to tell.
 pub(crate) fn report(error: &anyhow::Error) {
@@ -20,6 +20,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<client::CallError>().and_then(client::CallError::hint))
             .or_else(|| cause.downcast_ref::<resolve::ResolveError>().map(resolve::ResolveError::hint))
             .or_else(|| cause.downcast_ref::<follow::FollowError>().and_then(follow::FollowError::hint))
+            .or_else(|| cause.downcast_ref::<stream::StreamError>().and_then(stream::StreamError::hint))
             .or_else(|| cause.downcast_ref::<command::Refused>().and_then(command::Refused::hint))
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  cli ─► command/* ─► client ──► unix socket: CRI v1 of any runtime; carpel.v1.Operator where there is one
-//!             │    └─► follow ──► log files of containers, as the CRI writes them
+//!             │    ├─► follow ──► log files of containers, as the CRI writes them
+//!             │    └─► stream ──► WebSocket: exec, attach, port-forward, with our own terminal
 //!             └─► check/* ──────► this node: /proc, /sys, a network namespace of its own
 //! ```
 //!
@@ -26,6 +27,7 @@ mod progress;
 mod protojson;
 mod resolve;
 mod size;
+mod stream;
 mod table;
 mod view;
 
@@ -40,6 +42,7 @@ use crate::cli::Cli;
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
+    stream::restore_on_panic();
     let cli = Cli::parse();
     let code_of_failure = cli.command.code_of_failure();
     let outcome = runtime().and_then(|runtime| {

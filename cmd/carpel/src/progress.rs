@@ -1,9 +1,10 @@
-//! Shows a person that a pull goes on: bytes and layers where the runtime tells (Carpel), a clock elsewhere.
-//! It writes to standard error, and only to a terminal.
+//! Shows that a pull goes on: bytes and layers where the runtime tells (Carpel), a clock elsewhere. It writes to
+//! standard error: to a terminal a line that moves, elsewhere a line now and then, for the logs of jobs.
 
 mod bar;
 
 use std::{
+    convert::Infallible,
     future::Future,
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
@@ -12,33 +13,53 @@ use std::{
 use carpel_proto::operator::{Pull, PullsRequest};
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
-use crate::client::Client;
+use crate::{client::Client, output};
 
 const REDRAW: Duration = Duration::from_millis(100);
+/// A pull that is quicker says nothing to a log.
+const FIRST_LINE: Duration = Duration::from_secs(1);
+const NEXT_LINE: Duration = Duration::from_secs(10);
 
 /// Awaits `work`, and meanwhile shows how far the pull of `reference` has come.
 pub(crate) async fn during_pull<T>(client: &Client, reference: &str, work: impl Future<Output = T>) -> T {
-    if !io::stderr().is_terminal() {
-        return work.await;
-    }
     let (sender, reports) = watch::channel(None);
     let reporter = tokio::spawn(collect_reports(client.clone(), reference.to_owned(), sender));
+    let shown = async {
+        if io::stderr().is_terminal() {
+            draw(reference, reports).await
+        } else {
+            log(reference, reports).await
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        never = shown => match never {},
+    };
+    reporter.abort();
+    outcome
+}
+
+/// One line that moves, and is gone when this is dropped.
+async fn draw(reference: &str, reports: watch::Receiver<Option<Pull>>) -> Infallible {
     let mut line = Line::new(reference);
     let mut ticks = interval(REDRAW);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tokio::pin!(work);
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut work => break outcome,
-            _ = ticks.tick() => line.draw(reports.borrow().as_ref()),
-        }
-    };
-    reporter.abort();
-    line.clear();
-    outcome
+    loop {
+        ticks.tick().await;
+        line.draw(reports.borrow().as_ref());
+    }
+}
+
+/// A line now and then.
+async fn log(reference: &str, reports: watch::Receiver<Option<Pull>>) -> Infallible {
+    sleep(FIRST_LINE).await;
+    loop {
+        output::say(&bar::plain(reference, reports.borrow().as_ref()));
+        sleep(NEXT_LINE).await;
+    }
 }
 
 /// Passes on what the daemon says about the pull; ends at once where the runtime says nothing. What goes
@@ -71,8 +92,10 @@ impl<'a> Line<'a> {
         // A terminal that is gone needs no progress.
         let _gone = write!(io::stderr(), "\r\x1b[K{text}");
     }
+}
 
-    fn clear(&self) {
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
         if self.drawn > 0 {
             let _gone = write!(io::stderr(), "\r\x1b[K");
         }

@@ -115,7 +115,7 @@ fn ids_may_be_shortened_as_long_as_they_are_clear() {
 fn an_exec_ends_as_its_command_did() {
     let runtime = two_pods();
     runtime.change(|world| world.exit_code = 42);
-    let ran = output(&runtime, &["exec", "web", "tool", "--its-flag"]);
+    let ran = output(&runtime, &["exec", "--sync", "web", "tool", "--its-flag"]);
     assert_eq!(ran.status.code(), Some(42));
     assert_eq!(ran.stdout, b"tool --its-flag\n");
     assert_eq!(err(&ran), "to stderr\n");

@@ -1,37 +1,53 @@
 //! `carpel exec`.
 
-use std::{io, io::Write};
+mod sync;
 
-use carpel_proto::v1::ExecSyncRequest;
-use serde::Serialize;
-use tonic::Code;
+use carpel_proto::v1::ExecRequest;
 
 use crate::{
     cli::Format,
-    client::{Client, wait},
-    failure, output,
+    client::{Client, ask},
     resolve::Census,
+    stream::{
+        self, DetachKeys,
+        session::{self, Ending, Local},
+    },
 };
-
-/// The exit code of timeout(1) for a command that took too long.
-const TIMED_OUT: u8 = 124;
 
 /// Run a command in a running container
 ///
-/// The command gets no input, and its output comes at its end (the runtime keeps at most some megabytes of
-/// it). Its exit code is that of `carpel exec`.
+/// Its output comes as it is written, and its exit code is that of `carpel exec`. With -i the command reads our
+/// standard input to its end; with -it it has our terminal: every key is its own, Ctrl-C too, and it hears of
+/// the window's size. Without -t, Ctrl-C ends `carpel exec`, and the runtime is told that nobody listens any
+/// more (Carpel's daemon then ends the command).
+///
+/// --sync asks for an answer at the end instead of a stream: the runtime ends the command when the time of
+/// --timeout is up, and keeps some megabytes of its output at most. `-o json` is such an answer too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   carpel exec web nginx -t
-  carpel exec web sh -c 'ps | wc -l'        there is a shell only if the image has one
+  carpel exec -it web sh                    a shell, if the image has one; `exit` or Ctrl-D leaves it
+  carpel exec web sh -c 'ps | wc -l'
+  tar c site | carpel exec -i web tar x -C /srv
+  carpel exec web tail -f /var/log/app.log  until Ctrl-C
   carpel exec --timeout 5 web/sidecar /bin/probe || echo \"failed with $?\"
 
-The exit code is 124 if the time was up, and 125 if the command could not be run at all.")]
+The exit code is 124 if the time was up, 125 if the command could not be run at all, and 128 + n if signal n
+ended `carpel exec` itself.")]
 pub(crate) struct Args {
-    /// Kill the command after so many seconds; 0: never
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    timeout: u32,
+    /// Give the command our standard input
+    #[arg(long, short, conflicts_with_all = ["sync", "timeout"])]
+    interactive: bool,
+    /// Give the command a terminal; with -i, ours
+    #[arg(long, short, conflicts_with_all = ["sync", "timeout"])]
+    tty: bool,
+    /// Show the output when the command has ended; needs no streaming
+    #[arg(long)]
+    sync: bool,
+    /// Kill the command after so many seconds; implies --sync
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u32>,
     /// Container, or pod with a single container
     container: String,
     /// The command and its arguments
@@ -39,46 +55,39 @@ pub(crate) struct Args {
     command: Vec<String>,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ExecView {
-    container_id: String,
-    exit_code: i32,
-    stdout: String,
-    stderr: String,
-}
-
 pub(crate) async fn execute(client: &Client, args: Args, format: Format) -> anyhow::Result<u8> {
     let census = Census::take(client).await?;
     let id = census.container(&args.container)?.id.clone();
-    let request =
-        ExecSyncRequest { container_id: id.clone(), cmd: args.command, timeout: i64::from(args.timeout) };
-    let what = format!("run the command in container {}", args.container);
-    let answer = match wait(what, client.runtime().exec_sync(request)).await {
-        Ok(answer) => answer,
-        Err(error) if error.code() == Code::DeadlineExceeded => {
-            failure::report(&error.into());
-            return Ok(TIMED_OUT);
-        }
-        Err(error) => return Err(error.into()),
-    };
-    match format {
-        Format::Table => {
-            output::print(&answer.stdout)?;
-            // Its own standard error may be closed: the exit code still tells.
-            let _unheard = io::stderr().write_all(&answer.stderr);
-        }
-        Format::Json => output::print_json(&ExecView {
-            container_id: id,
-            exit_code: answer.exit_code,
-            stdout: String::from_utf8_lossy(&answer.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&answer.stderr).into_owned(),
-        })?,
+    if args.sync || args.timeout.is_some() || format == Format::Json {
+        anyhow::ensure!(!args.interactive && !args.tty, "a session of -i or -t cannot be shown as JSON");
+        return sync::execute(client, id, args, format).await;
     }
-    Ok(exit_code(answer.exit_code))
+    // No keys leave an exec: its command can be ended from inside, or by closing the terminal.
+    let local = Local::of(args.interactive, args.tty, DetachKeys::none())?;
+    let request = ExecRequest {
+        container_id: id,
+        cmd: args.command,
+        tty: args.tty,
+        stdin: args.interactive,
+        stdout: true,
+        stderr: !args.tty,
+    };
+    let what = format!("run the command in container {}", args.container);
+    let answer = ask(what, client.runtime().exec(request)).await?;
+    let channels = stream::open(&answer.url).await?;
+    match session::run(channels, local).await? {
+        Ending::Exited(code) => Ok(exit_code(code)),
+        Ending::Detached => Ok(0),
+        Ending::Signalled(number) => Ok(signal_code(number)),
+    }
 }
 
 /// A container's exit code as our own; what does not fit is a failure too.
 pub(crate) fn exit_code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(255)
+}
+
+/// The exit code of a program that a signal ended, as shells count.
+pub(crate) fn signal_code(number: i32) -> u8 {
+    exit_code(128 + number)
 }

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  image ─► RunPodSandbox ─► CreateContainer ─► StartContainer ─► -d: print the pod's id
-//!                 any step fails or Ctrl-C: remove the pod        else: follow the log to the exit,
-//!                                                                 stop or remove the pod, its exit code
+//!                 any step fails or Ctrl-C: remove the pod        else: follow the log to the exit, with -it
+//!                                                                 be its terminal; stop or remove the pod,
+//!                                                                 its exit code
 //! ```
 
 mod attached;
+mod attachment;
 mod config;
 pub(crate) mod log_dir;
 mod port;
@@ -14,6 +16,7 @@ mod volume;
 
 use std::{ffi::OsString, future::Future};
 
+use attachment::Attachment;
 use carpel_proto::v1::{
     ContainerConfig, CreateContainerRequest, PodSandboxConfig, RemovePodSandboxRequest, RunPodSandboxRequest,
     StartContainerRequest, StopPodSandboxRequest,
@@ -22,7 +25,7 @@ use serde::Serialize;
 
 use crate::{
     cli::Format,
-    client::{CallError, Client, wait},
+    client::{Client, wait},
     command::{
         Refused,
         pull::{self, PullPolicy},
@@ -30,17 +33,22 @@ use crate::{
     failure, output,
     resolve::{Census, pod_name},
     size::{parse_bytes, parse_cpus},
+    stream::DetachKeys,
 };
 
 /// Run a command in a new pod
 ///
 /// The pod has one container. Without -d its output is shown until it ends, Ctrl-C stops it (twice: at once),
 /// and the exit code is the container's. What has ended stays visible in `carpel ps -a` and `carpel logs`
-/// until it is removed; with --rm it is removed at once. The command gets no input.
+/// until it is removed; with --rm it is removed at once.
+///
+/// With -i the command reads our standard input; with -it it has our terminal: every key is its own, Ctrl-C too,
+/// and Ctrl-p Ctrl-q leave it running (`carpel attach -it` comes back).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   carpel run --rm docker.io/library/alpine:3 echo hello
+  carpel run -it --rm docker.io/library/alpine:3 sh
   carpel run -d --name web -p 8080:80 -v /srv/www:/usr/share/nginx/html:ro nginx:1
   carpel run --rm --memory 64m --cpus 0.5 --env LEVEL=debug registry.example/app:1 --its-own-flag
   carpel run --rm --host-network --privileged --entrypoint sh busybox:1 -c 'ip addr'
@@ -96,9 +104,15 @@ pub(crate) struct Args {
 /// The process itself.
 #[derive(Debug, clap::Args)]
 struct ProcessArgs {
+    /// Input for the command: ours, or with -d that of `carpel attach -i`
+    #[arg(long, short)]
+    interactive: bool,
     /// A terminal for the command; its output is then one stream
     #[arg(long, short)]
     tty: bool,
+    /// Keys that leave a terminal, with commas between them; empty: none do
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
+    detach_keys: DetachKeys,
     /// Environment variable; without =VALUE, ours of that name
     #[arg(long, short, value_name = "KEY[=VALUE]")]
     env: Vec<OsString>,
@@ -144,6 +158,7 @@ struct Workload {
 }
 
 pub(crate) async fn execute(client: &Client, args: Args, format: Format) -> anyhow::Result<u8> {
+    let input = attachment::Input::of(&args)?;
     let uid = config::random_uid()?;
     let name = args.name.clone().unwrap_or_else(|| config::generated_name(&args.image, &uid));
     refuse_taken_name(client, &args.namespace, &name).await?;
@@ -157,9 +172,8 @@ pub(crate) async fn execute(client: &Client, args: Args, format: Format) -> anyh
     let container = config::container(&args, &image_id, envs);
     log_dir::create(&args.logs.log_dir, &pod.log_directory)?;
 
-    let Some(workload) = launch(client, &args, pod.clone(), container, &mut interrupts).await? else {
-        return Ok(attached::INTERRUPTED);
-    };
+    let launched = launch(client, &args, pod.clone(), container, &input, &mut interrupts).await?;
+    let Some((workload, attachment)) = launched else { return Ok(attached::INTERRUPTED) };
     if args.detach {
         match format {
             Format::Table => output::print(format!("{}\n", workload.pod_id))?,
@@ -167,7 +181,22 @@ pub(crate) async fn execute(client: &Client, args: Args, format: Format) -> anyh
         }
         return Ok(0);
     }
-    let outcome = attached::attend(client, &workload, &mut interrupts).await;
+    let outcome = match attachment {
+        None => attached::attend(client, &workload, None, &mut interrupts).await,
+        Some(Attachment::Input(channels)) => {
+            attached::attend(client, &workload, Some(channels), &mut interrupts).await
+        }
+        Some(Attachment::Terminal(channels, keys)) => {
+            match attachment::sit_at(client, &workload, channels, keys).await {
+                Ok(Some(code)) => Ok(code),
+                Ok(None) => {
+                    output::say(&format!("left {name}; `carpel attach -it {name}` comes back to it"));
+                    return Ok(0);
+                }
+                Err(error) => Err(error),
+            }
+        }
+    };
     let cleaned = clean_up(client, &workload.pod_id, &pod, args.rm, &args.logs).await;
     let code = outcome?;
     cleaned?;
@@ -190,8 +219,9 @@ async fn launch(
     args: &Args,
     pod: PodSandboxConfig,
     container: ContainerConfig,
+    input: &attachment::Input,
     interrupts: &mut attached::Interrupts,
-) -> anyhow::Result<Option<Workload>> {
+) -> anyhow::Result<Option<(Workload, Option<Attachment>)>> {
     let name = pod.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
     let request = RunPodSandboxRequest { config: Some(pod.clone()), runtime_handler: args.runtime.clone() };
     // A call under way is never given up: only its answer tells what there is to remove.
@@ -206,10 +236,12 @@ async fn launch(
         }
     };
     let log_path = std::path::Path::new(&pod.log_directory).join(&container.log_path);
-    let started = start(client, &pod_id, pod.clone(), container).await;
+    let started = start(client, &pod_id, pod.clone(), container, input).await;
     let interrupted = interrupts.seen();
     match started {
-        Ok(container_id) if !interrupted => Ok(Some(Workload { pod_id, container_id, name, log_path })),
+        Ok((container_id, attachment)) if !interrupted => {
+            Ok(Some((Workload { pod_id, container_id, name, log_path }, attachment)))
+        }
         started => {
             if let Err(error) = clean_up(client, &pod_id, &pod, true, &args.logs).await {
                 // The first failure is the one to return.
@@ -226,16 +258,22 @@ async fn start(
     pod_id: &str,
     pod: PodSandboxConfig,
     container: ContainerConfig,
-) -> Result<String, CallError> {
+    input: &attachment::Input,
+) -> anyhow::Result<(String, Option<Attachment>)> {
     let request = CreateContainerRequest {
         pod_sandbox_id: pod_id.to_owned(),
         config: Some(container),
         sandbox_config: Some(pod),
     };
     let created = wait("create the container", client.runtime().create_container(request)).await?;
+    let early = input.join_early(client, &created.container_id).await;
     let request = StartContainerRequest { container_id: created.container_id.clone() };
     wait("start the container", client.runtime().start_container(request)).await?;
-    Ok(created.container_id)
+    let attachment = match early {
+        Some(attachment) => Some(attachment),
+        None => input.join(client, &created.container_id).await?,
+    };
+    Ok((created.container_id, attachment))
 }
 
 /// Gives back what the pod holds, its network above all, and with `remove` forgets it too.

@@ -37,8 +37,27 @@ pub(super) fn render(reference: &str, state: &State<'_>, columns: usize) -> Stri
     printable(&text).chars().take(columns - 1).collect()
 }
 
-/// Bar, bytes, speed and layers of a pull under way.
-fn layers(pull: &Pull, elapsed: Duration) -> String {
+/// A line for a log.
+pub(super) fn plain(reference: &str, pull: Option<&Pull>) -> String {
+    let text = match pull {
+        Some(pull) if pull.stage() == PullStage::Fetching => {
+            let sum = sum(pull);
+            let (bytes, total) = (size::human(sum.bytes), size::human(sum.total));
+            format!("pulling {reference}: {bytes} of {total}, layers {}/{}", sum.done, pull.layers.len())
+        }
+        Some(_) | None => format!("pulling {reference}"),
+    };
+    printable(&text)
+}
+
+/// The layers of a pull together.
+struct Sum {
+    bytes: u64,
+    total: u64,
+    done: usize,
+}
+
+fn sum(pull: &Pull) -> Sum {
     let fetched = pull.layers.iter().filter(|layer| layer.stage() != PullLayerStage::Present);
     let (bytes, total) = fetched.fold((0u64, 0u64), |(bytes, total), layer| {
         // What a server says must not overflow a progress bar.
@@ -46,6 +65,12 @@ fn layers(pull: &Pull, elapsed: Duration) -> String {
     });
     let complete = |stage| matches!(stage, PullLayerStage::Done | PullLayerStage::Present);
     let done = pull.layers.iter().filter(|layer| complete(layer.stage())).count();
+    Sum { bytes, total, done }
+}
+
+/// Bar, bytes, speed and layers of a pull under way.
+fn layers(pull: &Pull, elapsed: Duration) -> String {
+    let Sum { bytes, total, done } = sum(pull);
     let filled = (u128::from(bytes) * u128::from(BAR_COLUMNS)).checked_div(u128::from(total)).unwrap_or(0);
     let filled = usize::try_from(filled).unwrap_or(0);
     let empty = usize::try_from(BAR_COLUMNS).unwrap_or(0).saturating_sub(filled);
@@ -93,6 +118,14 @@ mod tests {
             line(Some(&pull), 100),
             "- 1:04  [############............] 1.00 MiB/2.00 MiB  16.0 KiB/s  layers 2/3  reg/app:1"
         );
+    }
+
+    #[test]
+    fn a_log_gets_whole_lines() {
+        let layers = vec![layer(PullLayerStage::Fetching, 1 << 19, 1 << 20)];
+        let pull = Pull { stage: PullStage::Fetching.into(), layers, ..Default::default() };
+        assert_eq!(plain("reg/app:1", Some(&pull)), "pulling reg/app:1: 512 KiB of 1.00 MiB, layers 0/1");
+        assert_eq!(plain("reg/app:1", None), "pulling reg/app:1");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use carpel_proto::v1::ContainerStatus;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::JoinSet,
 };
 
 use super::{Workload, quietly};
@@ -22,6 +23,7 @@ use crate::{
     },
     follow::{Ended, Timestamps, Until},
     output,
+    stream::{Channels, session},
 };
 
 /// Exit code after an interrupt that came before the container ran: 128 + SIGINT.
@@ -69,12 +71,19 @@ impl Interrupts {
     }
 }
 
-/// Shows what the container writes until it ends, stops it when asked to, and returns its exit code.
+/// Shows what the container writes until it ends, stops it when asked to, and returns its exit code. Output comes
+/// from the log, which has all of it however slow we are; `input` is for our standard input.
 pub(super) async fn attend(
     client: &Client,
     workload: &Workload,
+    input: Option<Channels>,
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<u8> {
+    // Ends with this function.
+    let mut feeding = JoinSet::new();
+    if let Some(channels) = input {
+        feeding.spawn(session::feed(channels));
+    }
     let ended = Ended::default();
     let log = Log { path: workload.log_path.clone(), tail: None, timestamps: Timestamps::Hidden };
     let mut copy = tokio::spawn(log.copy(Until::Ended(ended.clone())));
@@ -114,7 +123,7 @@ fn stop_aside(client: &Client, workload: &Workload, grace_s: u32) {
     tokio::spawn(quietly(async move { Ok(stop_container(&client, &id, grace_s).await?) }));
 }
 
-fn code(status: Option<ContainerStatus>) -> u8 {
+pub(super) fn code(status: Option<ContainerStatus>) -> u8 {
     let Some(status) = status else {
         output::say("the container was removed by someone else before it ended");
         return 137;

@@ -167,6 +167,9 @@ pub(super) fn container(args: &Args, image_id: &str, envs: Vec<KeyValue>) -> Con
         mounts: args.volume.clone(),
         labels: labels(args),
         tty: args.process.tty,
+        stdin: args.process.interactive,
+        // In the background the next client may go on where the last one left off.
+        stdin_once: args.process.interactive && !args.detach && !args.process.tty,
         linux: Some(LinuxContainerConfig {
             resources: Some(resources(args)),
             security_context: Some(security(args)),
