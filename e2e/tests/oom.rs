@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a step that fails, fails the test")]
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use carpel_e2e::client::{Pod, eventually};
@@ -34,14 +34,16 @@ fn limited(name: &str, script: &str) -> v1::ContainerConfig {
     config
 }
 
+/// A container's folder in the hierarchy of the memory controller; `None` once it is gone.
+fn memory_cgroup(id: &str) -> Option<PathBuf> {
+    let root = if is_cgroup_v1() { "/sys/fs/cgroup/memory" } else { "/sys/fs/cgroup" };
+    cgroups_named(id).into_iter().find(|path| path.starts_with(root))
+}
+
 /// What the kernel counted in a container's cgroup; `None` once that is gone.
 fn oom_kills(id: &str) -> Option<u64> {
-    let (controller, file) =
-        if is_cgroup_v1() { ("/memory/", "memory.oom_control") } else { ("/", "memory.events") };
-    let folder = cgroups_named(id)
-        .into_iter()
-        .find(|path| path.starts_with("/sys/fs/cgroup".to_owned() + controller))?;
-    let text = std::fs::read_to_string(folder.join(file)).ok()?;
+    let file = if is_cgroup_v1() { "memory.oom_control" } else { "memory.events" };
+    let text = std::fs::read_to_string(memory_cgroup(id)?.join(file)).ok()?;
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")).map(|count| count.parse().unwrap())
 }
 
@@ -255,15 +257,11 @@ fn a_daemon_that_was_away_learns_it() {
     });
 }
 
-/// Sets the limit of a pod's cgroup, as the kubelet does.
-fn limit_pod(config: &v1::PodSandboxConfig, bytes: i64) {
-    let parent = &config.linux.as_ref().unwrap().cgroup_parent;
-    let (root, file) = if is_cgroup_v1() {
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-    } else {
-        ("/sys/fs/cgroup", "memory.max")
-    };
-    let path = Path::new(root).join(parent.trim_start_matches('/')).join(file);
+/// Sets the limit of the cgroup that a container's is in, as the kubelet does for a pod.
+fn limit_pod_of(id: &str, bytes: i64) {
+    let container = memory_cgroup(id).expect("it runs");
+    let file = if is_cgroup_v1() { "memory.limit_in_bytes" } else { "memory.max" };
+    let path = container.parent().expect("it is in the pod's").join(file);
     std::fs::write(&path, bytes.to_string()).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
 }
 
@@ -272,7 +270,7 @@ fn the_limit_can_be_the_pods() {
     scenario::run(Options::default(), async |daemon| {
         let pod = daemon.client.run_pod(daemon.host_pod("whole")).await;
         let quiet = daemon.client.launch(&pod, container("quiet", BUSYBOX, &["sleep", "10000"])).await;
-        limit_pod(&pod.config, LIMIT);
+        limit_pod_of(&quiet, LIMIT);
         for round in 0..rounds() {
             let command = format!("exec {HOG}");
             let config = container(&format!("hog{round}"), BUSYBOX, &["sh", "-c", &command]);
