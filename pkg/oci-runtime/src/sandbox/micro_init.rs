@@ -11,6 +11,7 @@ use carpel_sys::clone::{CloneRequest, InChild, Process, SingleThreaded, clone_pr
 use carpel_sys::signal;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::set_name;
 
 use crate::child::{self, ChildError};
@@ -35,9 +36,9 @@ pub enum MicroInitError {
     /// It said why it failed.
     #[error("{0}")]
     Failed(Failure),
-    /// It was killed.
-    #[error("it was killed before it was ready")]
-    Killed,
+    /// It ended without a word.
+    #[error("it {0} before it was ready")]
+    Ended(String),
     /// Its report could not be read.
     #[error("read its report")]
     Report(#[source] ReadError),
@@ -54,12 +55,29 @@ pub(crate) fn start(alone: &SingleThreaded, mounts: &PodMounts) -> Result<Proces
         match report::receive(sync.as_fd()).map_err(MicroInitError::Report)? {
             Some(Report::Ready { .. }) => return Ok(process),
             Some(Report::Failed(failure)) => return Err(MicroInitError::Failed(failure)),
-            Some(Report::End) => return Err(MicroInitError::Killed),
+            Some(Report::End) => return Err(MicroInitError::Ended(how_it_ended(&process))),
             None => match poll(&mut [PollFd::new(&sync, PollFlags::IN)], None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(MicroInitError::Report(ReadError::Receive(errno))),
             },
         }
+    }
+}
+
+/// How a process ended that has closed its end of the socket: it ends in this moment, if it has not.
+fn how_it_ended(process: &Process) -> String {
+    let status = loop {
+        match waitid(WaitId::PidFd(process.pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Err(Errno::INTR) => {}
+            other => break other.ok().flatten(),
+        }
+    };
+    let signal = status.as_ref().and_then(|status| status.terminating_signal());
+    let code = status.as_ref().and_then(|status| status.exit_status());
+    match (signal, code) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (None, Some(code)) => format!("exited with {code}"),
+        (None, None) => "ended".to_owned(),
     }
 }
 
@@ -87,4 +105,25 @@ fn prepare(mounts: &PodMounts, sync: BorrowedFd<'_>) -> Result<(), ChildError> {
     // Changing the user has disarmed it.
     child::end_with_parent(sync)?;
     report::send_ready(sync, &Identity::default(), None).map_err(ChildError::Report)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::{Process, how_it_ended};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "what is tested waits for it")]
+    fn an_end_is_told_by_its_signal_or_status() {
+        for (script, expected) in
+            [("kill -SEGV $$", "was killed by signal 11"), ("exit 134", "exited with 134")]
+        {
+            let child = Command::new("sh").args(["-c", script]).spawn().expect("a shell");
+            let pid = Pid::from_child(&child);
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("its descriptor");
+            assert_eq!(how_it_ended(&Process { pid, pidfd }), expected);
+        }
+    }
 }
