@@ -11,7 +11,7 @@ use carpel_oci_runtime::sandbox::Sandbox;
 use carpel_shim_api::plan::user_plan::User as WantedUser;
 use carpel_shim_api::plan::{DevicePlan, SandboxPlan, Sysctl};
 
-use crate::harness::{Case, RunError, Shim, bind, chain, shell};
+use crate::harness::{Case, RunError, Shim, bind, chain, rounds, shell};
 
 pub(crate) const CASES: &[Case] = &[
     ("attacks: proc or sys is a symlink", proc_and_sys_symlinks),
@@ -455,11 +455,6 @@ fn sysctl_injection(shim: &mut Shim) {
         assert!(Sandbox::enter(&plan, None).is_err(), "{key}");
         canary.assert_unchanged();
     }
-}
-
-/// How often a race is tried: `CARPEL_RACE_ROUNDS`, else as given.
-fn rounds(usual: usize) -> usize {
-    std::env::var("CARPEL_RACE_ROUNDS").map_or(usual, |text| text.parse().expect("a number of rounds"))
 }
 
 /// CVE-2021-30465, CVE-2024-45310, raced: a process of the pod swaps a folder of a shared volume for
