@@ -35,7 +35,7 @@ pub(crate) const ATTR_NOEXEC: u64 = 8;
 /// A case that takes longer is stuck, unless more rounds were asked for than usual.
 const CASE_SECONDS: i64 = 60;
 /// What so many rounds more may take each.
-const ROUNDS_IN_A_SECOND: i64 = 10;
+const ROUNDS_IN_A_SECOND: i64 = 2;
 /// The capabilities of a container by default, and root's own: CHOWN to AUDIT_WRITE, SETFCAP.
 pub(crate) const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
 
