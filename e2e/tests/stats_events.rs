@@ -116,6 +116,18 @@ fn pods_are_measured_as_a_whole() {
         let all =
             daemon.client.runtime.clone().list_pod_sandbox_stats(request).await.unwrap().into_inner().stats;
         assert_eq!(all.len(), 1);
+        // The kubelet dies of a network without an interface.
+        let host = daemon.client.run_pod(daemon.host_pod("no-network-of-its-own")).await;
+        for stop in [false, true] {
+            if stop {
+                daemon.client.stop_pod(&pod.id).await;
+            }
+            for id in if stop { vec![&pod.id, &host.id] } else { vec![&host.id] } {
+                let request = v1::PodSandboxStatsRequest { pod_sandbox_id: id.clone() };
+                let answer = daemon.client.runtime.clone().pod_sandbox_stats(request).await.unwrap();
+                assert_eq!(answer.into_inner().stats.unwrap().linux.unwrap().network, None);
+            }
+        }
     });
 }
 

@@ -31,8 +31,14 @@ pub(crate) fn pod_stats(from: &PodStats) -> v1::PodSandboxStats {
     let config = &from.pod.config;
     let usage = from.usage.as_ref();
     let at_ns = usage.map_or_else(super::now_ns, |usage| usage.at_ns);
-    let mut interfaces: Vec<_> = from.network.iter().map(interface).collect();
-    let default_interface = (!interfaces.is_empty()).then(|| interfaces.remove(0));
+    // The kubelet takes a network to have a default interface, and dies if it has none (1.36,
+    // `addCRIPodNetworkStats`): a pod in the host's network, or one that has stopped, has no network.
+    let mut interfaces = from.network.iter().map(interface);
+    let network = interfaces.next().map(|first| v1::NetworkUsage {
+        timestamp: at_ns,
+        default_interface: Some(first),
+        interfaces: interfaces.collect(),
+    });
     v1::PodSandboxStats {
         attributes: Some(v1::PodSandboxAttributes {
             id: from.pod.id.to_string(),
@@ -43,7 +49,7 @@ pub(crate) fn pod_stats(from: &PodStats) -> v1::PodSandboxStats {
         linux: Some(v1::LinuxPodSandboxStats {
             cpu: usage.and_then(cpu),
             memory: usage.and_then(memory),
-            network: Some(v1::NetworkUsage { timestamp: at_ns, default_interface, interfaces }),
+            network,
             process: usage.map(|usage| v1::ProcessUsage {
                 timestamp: usage.at_ns,
                 process_count: usage.pids.map(number),
