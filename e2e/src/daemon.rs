@@ -269,6 +269,18 @@ impl Daemon {
         }
     }
 
+    /// Makes the bridge, which otherwise the first pod makes: its address ([`Self::subnet_prefix`] and `1`) is then there.
+    pub async fn make_bridge(&self) {
+        let pod = self.client.run_pod(self.pod("first")).await;
+        self.client.stop_pod(&pod.id).await;
+        self.client.remove_pod(&pod.id).await;
+    }
+
+    /// A cgroup below the daemon's for somebody else's tree, as the `cgroupRoot` of a kubelet.
+    pub fn cgroup(&self, name: &str) -> String {
+        self.parent.pod(name)
+    }
+
     /// A pod in the machine's network: the cheapest, for tests that are not about networks.
     pub fn host_pod(&self, name: &str) -> v1::PodSandboxConfig {
         let mut config = self.pod(name);

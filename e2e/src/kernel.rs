@@ -324,6 +324,13 @@ fn hand_down_controllers(folder: &Path) {
     }
 }
 
+/// Removes a cgroup from every hierarchy, where it is there and empty.
+pub fn remove_cgroup(path: &str) {
+    for root in hierarchy_roots() {
+        fs::remove_dir(root.join(path)).unwrap_or_default();
+    }
+}
+
 /// The root of every hierarchy.
 fn hierarchy_roots() -> Vec<PathBuf> {
     let base = Path::new("/sys/fs/cgroup");

@@ -16,13 +16,16 @@
 pub mod audit;
 pub mod busybox;
 pub mod certificates;
+pub mod checks;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod containerd;
 pub mod crictl;
 pub mod daemon;
 pub mod http;
 pub mod kernel;
+pub mod kubelet;
 pub mod layout;
 pub mod log;
 pub mod process;

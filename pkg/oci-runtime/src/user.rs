@@ -15,7 +15,6 @@ use rustix::io::Errno;
 
 use crate::report::GROUPS_MAX;
 use crate::root::{Links, Root};
-use crate::sandbox::user_namespace::{Unmapped, UserNamespace};
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
@@ -59,8 +58,6 @@ pub(crate) enum UserError {
     NoId(u32),
     #[error("more than {GROUPS_MAX} groups")]
     Groups,
-    #[error(transparent)]
-    Unmapped(#[from] Unmapped),
 }
 
 /// Who a process runs as, once that has been looked up.
@@ -83,11 +80,7 @@ struct Entry {
 }
 
 /// Looks the user up. The process's root is the container's.
-pub(crate) fn resolve(
-    root: &Root,
-    plan: &UserPlan,
-    user_namespace: Option<&UserNamespace>,
-) -> Result<Identity, UserError> {
+pub(crate) fn resolve(root: &Root, plan: &UserPlan) -> Result<Identity, UserError> {
     let entry = match &plan.user {
         None => entry_of_uid(open(root, PASSWD)?, 0)?,
         Some(WantedUser::Uid(uid)) => entry_of_uid(open(root, PASSWD)?, checked(*uid)?)?,
@@ -116,9 +109,7 @@ pub(crate) fn resolve(
     }
     let home = entry.map(|entry| entry.home);
     let home = home.filter(|home| home.first() == Some(&b'/') && home.len() < HOME_MAX_BYTES);
-    let user = User { uid, gid, groups };
-    user_namespace.map_or(Ok(()), |namespace| namespace.check(&user))?;
-    Ok(Identity { user, home })
+    Ok(Identity { user: User { uid, gid, groups }, home })
 }
 
 fn checked(id: u32) -> Result<u32, UserError> {

@@ -46,7 +46,6 @@ mod stdio;
 mod survivors;
 mod trash;
 mod usage;
-mod user_namespace;
 
 pub use apparmor::{AppArmorError, AppArmorState};
 pub use attach::{AttachRequest, AttachSession, ContainerTerminal};

@@ -134,15 +134,10 @@ fn check_value(value: &str) -> Result<(), SysctlError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{PidMode, UserMode};
+    use crate::config::PidMode;
 
     fn own() -> Namespaces {
-        Namespaces {
-            network: PodOrNode::Pod,
-            ipc: PodOrNode::Pod,
-            pid: PidMode::Container,
-            user: UserMode::Node,
-        }
+        Namespaces { network: PodOrNode::Pod, ipc: PodOrNode::Pod, pid: PidMode::Container }
     }
 
     #[test]
@@ -213,12 +208,7 @@ mod tests {
 
     #[test]
     fn settings_of_the_hosts_namespaces_are_refused() {
-        let host = Namespaces {
-            network: PodOrNode::Node,
-            ipc: PodOrNode::Node,
-            pid: PidMode::Node,
-            user: UserMode::Node,
-        };
+        let host = Namespaces { network: PodOrNode::Node, ipc: PodOrNode::Node, pid: PidMode::Node };
         for key in ["net.core.somaxconn", "kernel.sem", "fs.mqueue.msg_max", "kernel.domainname"] {
             assert!(matches!(check(key, "1", &host), Err(SysctlError::HostNamespace { .. })), "{key}");
         }

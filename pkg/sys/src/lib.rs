@@ -18,4 +18,3 @@ pub mod rlimit;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;
-pub mod userns;

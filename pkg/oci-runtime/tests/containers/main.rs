@@ -10,7 +10,6 @@ mod features;
 mod harness;
 mod isolation;
 mod pods;
-mod userns;
 mod volumes;
 
 use std::process::ExitCode;
@@ -24,6 +23,5 @@ fn main() -> ExitCode {
     cases.extend_from_slice(attacks::CASES);
     cases.extend_from_slice(dirty::CASES);
     cases.extend_from_slice(volumes::CASES);
-    cases.extend_from_slice(userns::CASES);
     harness::run_all(&cases)
 }

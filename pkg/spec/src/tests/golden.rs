@@ -105,12 +105,8 @@ fn container_with_everything() {
 #[test]
 fn privileged_container_in_the_hosts_namespaces() {
     let mut fixture = Fixture::new().privileged();
-    fixture.sandbox.namespaces = Namespaces {
-        network: PodOrNode::Node,
-        ipc: PodOrNode::Node,
-        pid: PidMode::Node,
-        user: UserMode::Node,
-    };
+    fixture.sandbox.namespaces =
+        Namespaces { network: PodOrNode::Node, ipc: PodOrNode::Node, pid: PidMode::Node };
     fixture.sandbox.hostname = String::new();
     fixture.config.mounts.push(MountConfig {
         propagation: MountPropagation::Bidirectional,
@@ -141,12 +137,7 @@ fn sandboxes() {
     ]
     .into();
     let mut host = sandbox();
-    host.namespaces = Namespaces {
-        network: PodOrNode::Node,
-        ipc: PodOrNode::Node,
-        pid: PidMode::Node,
-        user: UserMode::Node,
-    };
+    host.namespaces = Namespaces { network: PodOrNode::Node, ipc: PodOrNode::Node, pid: PidMode::Node };
     host.hostname = String::new();
     let mut text = String::new();
     for config in [sandbox(), shared, host] {
