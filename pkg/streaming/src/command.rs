@@ -182,6 +182,13 @@ fn last_size(text: &[u8]) -> (Option<Size>, usize) {
     (last, taken)
 }
 
+/// For the fuzzer: a resize message.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_size(text: &[u8]) {
+    let (_, taken) = last_size(text);
+    assert!(taken <= text.len());
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;

@@ -17,6 +17,8 @@
 mod backend;
 mod channel;
 mod command;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod outcome;
 mod port_forward;
 mod server;

@@ -76,6 +76,9 @@ pub(crate) async fn over_spdy(
             None => tracing::debug!(pod, "a port-forward's streams make no pair"),
         }
     }
+    // The client has gone. What waits for it, or for a pod that says nothing, would keep the connection.
+    drop(halves);
+    running.shutdown().await;
     connection.close().await;
 }
 

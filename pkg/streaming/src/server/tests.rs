@@ -266,6 +266,28 @@ async fn a_stream_that_the_client_breaks_off_ends_its_connection_and_no_other() 
 }
 
 #[tokio::test]
+async fn a_client_that_goes_leaves_no_connection_to_a_silent_pod() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = Commands { target: Some(listener.local_addr().unwrap()), ..Commands::default() };
+    let (server, _running) = server(Config::default(), backend).await;
+    let mut client =
+        spdy(&server.port_forward("p".into(), Vec::new()).unwrap(), "portforward.k8s.io").await;
+    // A pair, and half of another.
+    for (stream, kind, id) in [(1, "error", "0"), (3, "data", "0"), (5, "error", "1")] {
+        client.open_with(stream, &[("streamtype", kind), ("port", "80"), ("requestid", id)]).await;
+        client.head().await;
+    }
+    let (mut silent, _) = listener.accept().await.unwrap();
+    drop(client);
+    let mut byte = [0];
+    assert_eq!(silent.read(&mut byte).await.unwrap_or(0), 0);
+    // Not only half of it has ended: writing fails in the end.
+    while silent.write_all(&byte).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn half_a_pair_is_broken_off_in_time() {
     let creation_timeout = Duration::from_millis(100);
     let config = Config { creation_timeout, ..Config::default() };

@@ -53,6 +53,7 @@ impl HeaderReader {
         loop {
             let (before_in, before_out) = (self.inflate.total_in(), plain.len());
             match self.inflate.decompress_vec(block, &mut plain, FlushDecompress::Sync) {
+                Ok(Status::StreamEnd) if plain.len() > BLOCK_MAX_BYTES => return Err(HeaderError::TooLarge),
                 Ok(Status::StreamEnd) => return Ok(plain),
                 Ok(Status::Ok | Status::BufError) => {}
                 Err(error) if error.needs_dictionary().is_some() => {
@@ -106,17 +107,17 @@ fn text(rest: &mut &[u8]) -> Result<String, HeaderError> {
 
 /// Writes the blocks of one direction.
 #[derive(Debug)]
-pub(super) struct HeaderWriter {
+pub(crate) struct HeaderWriter {
     deflate: Compress,
 }
 
 impl HeaderWriter {
-    pub(super) fn new() -> HeaderWriter {
+    pub(crate) fn new() -> HeaderWriter {
         HeaderWriter { deflate: Compress::new(Compression::fast(), true) }
     }
 
     /// A block of `pairs`.
-    pub(super) fn write(&mut self, pairs: &[(&str, &str)]) -> Result<Vec<u8>, flate2::CompressError> {
+    pub(crate) fn write(&mut self, pairs: &[(&str, &str)]) -> Result<Vec<u8>, flate2::CompressError> {
         if self.deflate.total_in() == 0 {
             self.deflate.set_dictionary(DICTIONARY)?;
         }

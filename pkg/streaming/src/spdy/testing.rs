@@ -20,13 +20,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
     }
 
     pub(crate) async fn open_with(&mut self, stream: u32, headers: &[(&str, &str)]) {
-        let block = self.headers.write(headers).unwrap();
-        let length = u32::try_from(10 + block.len()).unwrap();
-        self.io.write_all(&[0x80, 3, 0, 1]).await.unwrap();
-        self.io.write_u32(length).await.unwrap();
-        self.io.write_u32(stream).await.unwrap();
-        self.io.write_all(&[0; 6]).await.unwrap();
-        self.io.write_all(&block).await.unwrap();
+        let frame = open(&mut self.headers, stream, headers);
+        self.io.write_all(&frame).await.unwrap();
     }
 
     pub(crate) async fn data(&mut self, stream: u32, data: &[u8], fin: bool) {
@@ -47,4 +42,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
 /// Breaks a stream off: CANCEL (draft 3.1, section 2.6.3).
 pub(crate) fn reset(stream: u32) -> Vec<u8> {
     frame::reset(stream, 5)
+}
+
+pub(crate) use super::headers::HeaderWriter as Headers;
+
+/// A stream's opening frame.
+pub(crate) fn open(headers: &mut Headers, stream: u32, pairs: &[(&str, &str)]) -> Vec<u8> {
+    let block = headers.write(pairs).unwrap();
+    let mut frame = vec![0x80, 3, 0, 1];
+    frame.extend(u32::try_from(10 + block.len()).unwrap().to_be_bytes());
+    frame.extend(stream.to_be_bytes());
+    frame.extend([0; 6]);
+    frame.extend(block);
+    frame
+}
+
+/// A piece of a stream.
+pub(crate) fn data(stream: u32, data: &[u8], fin: bool) -> Vec<u8> {
+    [&frame::data_head(stream, data.len(), fin)[..], data].concat()
 }
