@@ -270,8 +270,7 @@ async fn a_client_that_goes_leaves_no_connection_to_a_silent_pod() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Commands { target: Some(listener.local_addr().unwrap()), ..Commands::default() };
     let (server, _running) = server(Config::default(), backend).await;
-    let mut client =
-        spdy(&server.port_forward("p".into(), Vec::new()).unwrap(), "portforward.k8s.io").await;
+    let mut client = spdy(&server.port_forward("p".into(), Vec::new()).unwrap(), "portforward.k8s.io").await;
     // A pair, and half of another.
     for (stream, kind, id) in [(1, "error", "0"), (3, "data", "0"), (5, "error", "1")] {
         client.open_with(stream, &[("streamtype", kind), ("port", "80"), ("requestid", id)]).await;
