@@ -137,6 +137,7 @@ impl Pod {
                         let _same = self.poller.add(&creating, Source::Init(key), EventFlags::IN);
                         container.state = State::Creating { process, creating, caller };
                     }
+                    Ok(Progress::Moved(process, creating)) => self.go_on_with(key, process, creating, caller),
                     Ok(Progress::Created(created)) => self.on_created(key, process, created, caller),
                     Err(error) => {
                         kill(&process);
@@ -161,6 +162,21 @@ impl Pod {
                 }
             }
             other => container.state = other,
+        }
+    }
+
+    /// Another process is the init process from now on.
+    pub(crate) fn go_on_with(
+        &mut self,
+        key: u32,
+        process: carpel_sys::clone::Process,
+        creating: runtime::Creating,
+        caller: Caller,
+    ) {
+        // Watched before without a complaint, so watched again.
+        let _same = self.poller.add(&creating, Source::Init(key), EventFlags::IN);
+        if let Some(container) = self.containers.get_mut(&key) {
+            container.state = State::Creating { process, creating, caller };
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use carpel_oci_runtime::create::{StartError, StartProgress};
+use carpel_oci_runtime::create::{Progress, StartError, StartProgress};
 use carpel_shim_api::message::{ContainerExited, Failure, FailureKind, event};
 use carpel_shim_api::record::ExitRecord;
 use prost::Message;
@@ -93,6 +93,9 @@ impl Pod {
                 self.poller.remove(&creating);
                 let failure = match creating.on_readable() {
                     Err(error) => of_create(&error),
+                    Ok(Progress::Moved(process, creating)) => {
+                        return self.go_on_with(key, process, creating, caller);
+                    }
                     Ok(_) => {
                         plain(FailureKind::Internal, "the init process ended before it was asked to run")
                     }

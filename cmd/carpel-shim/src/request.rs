@@ -121,7 +121,7 @@ impl Pod {
         if !plan.shim_cgroup.is_empty() {
             join_own(&tree, &plan.shim_cgroup)?;
         }
-        let sandbox = match Sandbox::enter(plan, fds.into_iter().next()) {
+        let sandbox = match Sandbox::enter(plan, fds) {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 self.ending = Ending::flushing();

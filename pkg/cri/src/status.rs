@@ -126,7 +126,10 @@ impl ToStatus for RunError {
             RunError::NameTaken { .. } => Code::AlreadyExists,
             RunError::UnknownHandler(_) | RunError::Plan { .. } => Code::InvalidArgument,
             RunError::Record { .. } | RunError::File { .. } => disk(self),
-            RunError::Id(_) | RunError::Spawn { .. } | RunError::BrokenOff(_) => Code::Internal,
+            RunError::Id(_)
+            | RunError::UserNamespace { .. }
+            | RunError::Spawn { .. }
+            | RunError::BrokenOff(_) => Code::Internal,
             RunError::Network { .. } => Code::Unknown,
             RunError::Shim { source, .. } => source.code(),
         }

@@ -164,7 +164,7 @@ fn attach_builtin(shared: &Shared, entry: &Pod, request: &AttachRequest) -> Resu
     }
     let record = Arc::new(record);
     entry.set_state(State::Intent(record.clone()));
-    let made = bridge.make(pod, &pin, &plan, &request.sysctls).map_err(AttachError::from);
+    let made = bridge.make(&pin, &plan, request).map_err(AttachError::from);
     match made.and_then(|made| remember(shared, &record, made, Durability::Process)) {
         Ok((record, attachment)) => {
             entry.set_state(State::Attached(record, Arc::new(attachment.clone())));
@@ -222,8 +222,8 @@ async fn attach_cni(
     let record = Arc::new(intent);
     let begun = {
         let (shared, record, entry) = (shared.clone(), record.clone(), entry.clone());
-        let sysctls = request.sysctls.clone();
-        unwind(tokio::task::spawn_blocking(move || begin_cni(&shared, &record, &entry, &sysctls)).await)
+        let request = request.clone();
+        unwind(tokio::task::spawn_blocking(move || begin_cni(&shared, &record, &entry, &request)).await)
     };
     let made = match begun {
         Err(error @ AttachError::Record { .. }) => return Err(error),
@@ -260,7 +260,7 @@ fn begin_cni(
     shared: &Shared,
     record: &Arc<Record>,
     entry: &Pod,
-    sysctls: &[(String, String)],
+    request: &AttachRequest,
 ) -> Result<(), AttachError> {
     let pod = &record.pod;
     if let Err(source) = shared.store.write(record, Durability::PowerCut) {
@@ -268,7 +268,7 @@ fn begin_cni(
     }
     entry.set_state(State::Intent(record.clone()));
     let netns_error = |source| AttachError::Netns { pod: pod.clone(), source };
-    let inside = netns::create(&record.netns, || {
+    let inside = request.pin_namespace(&record.netns, || {
         let mut socket = Socket::open(Family::Route)?;
         let mut batch = Batch::default();
         route::set_up(&mut batch, route::LOOPBACK_INDEX);
@@ -276,7 +276,7 @@ fn begin_cni(
     });
     inside.map_err(netns_error)?.map_err(|source| AttachError::Loopback { pod: pod.clone(), source })?;
     if let Some(ns) = netns::open(&record.netns).map_err(netns_error)? {
-        bridge::write_sysctls(pod, &ns, sysctls)?;
+        bridge::write_sysctls(pod, &ns, &request.sysctls)?;
     }
     Ok(())
 }

@@ -240,13 +240,13 @@ impl Bridge {
     /// Makes the namespace and everything in it. On an error, what was made is still there: unmake it.
     pub(crate) fn make(
         &self,
-        pod: &str,
         pin: &Path,
         record: &BridgeRecord,
-        sysctls: &[(String, String)],
+        request: &AttachRequest,
     ) -> Result<Attachment, BridgeError> {
+        let pod = request.pod.as_str();
         let netlink = |source| BridgeError::Netlink { pod: pod.into(), source };
-        let (mut inside, netns) = new_netns(pod, pin)?;
+        let (mut inside, netns) = new_netns(pin, request)?;
         let mac = record.addresses.first().map_or([0; 6], |(ip, _)| mac_of(*ip));
         {
             let mut host = self.host();
@@ -273,7 +273,7 @@ impl Bridge {
             self.open_ports(&mut host, pod, record)?;
         }
         inside.execute(self.inside_pod(record)).map_err(netlink)?;
-        write_sysctls(pod, &netns, sysctls)?;
+        write_sysctls(pod, &netns, &request.sysctls)?;
         Ok(Attachment {
             netns: pin.into(),
             interfaces: vec![Interface {
@@ -423,9 +423,10 @@ fn veth_name(pod: &str) -> String {
 }
 
 /// A pinned namespace, and a socket that belongs to it.
-fn new_netns(pod: &str, pin: &Path) -> Result<(Socket, OwnedFd), BridgeError> {
+fn new_netns(pin: &Path, request: &AttachRequest) -> Result<(Socket, OwnedFd), BridgeError> {
+    let pod = request.pod.as_str();
     let netns_error = |source| BridgeError::Netns { pod: pod.into(), source };
-    let inside = netns::create(pin, || {
+    let inside = request.pin_namespace(pin, || {
         // New devices inherit this: another pod's router advertisement must not turn this pod's traffic.
         write_sysctl("net.ipv6.conf.default.accept_ra", "0", Missing::Skip)
             .map_err(|source| BridgeError::Sysctl { pod: pod.into(), source })?;

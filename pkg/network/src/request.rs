@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use carpel_sys::netns::{self, NetnsError};
 
 /// Everything needed to give one pod sandbox its network.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +31,22 @@ pub struct AttachRequest {
     pub cgroup_parent: String,
     /// `net.*` sysctls to write inside the namespace, already validated as namespaced.
     pub sysctls: Vec<(String, String)>,
+    /// A new network namespace to take, because another user namespace owns it; else one is made.
+    pub netns: Option<Arc<OwnedFd>>,
+}
+
+impl AttachRequest {
+    /// Pins the pod's namespace, which is new, and runs `inside` in it.
+    pub(crate) fn pin_namespace<T: Send>(
+        &self,
+        pin: &Path,
+        inside: impl FnOnce() -> T + Send,
+    ) -> Result<T, NetnsError> {
+        match &self.netns {
+            Some(netns) => netns::adopt(netns.as_fd(), pin, inside),
+            None => netns::create(pin, inside),
+        }
+    }
 }
 
 /// One port of the node that leads to a port of the pod.

@@ -65,7 +65,7 @@ fn pods(rounds: usize) -> Result<()> {
             let plan = SandboxPlan { shm_size_bytes: 1 << 20, shared_pid, ..SandboxPlan::default() };
             let process = clone_process(&alone, &CloneRequest::default(), |_| {
                 let begin = Instant::now();
-                let entered = Sandbox::enter(&plan, None);
+                let entered = Sandbox::enter(&plan, Vec::new());
                 let nanos = begin.elapsed().as_nanos() as u64;
                 i32::from(entered.is_err() || rustix::io::write(&writer, &nanos.to_ne_bytes()).is_err())
             })?;
@@ -82,7 +82,7 @@ fn pods(rounds: usize) -> Result<()> {
 
 fn containers(rounds: usize, dir: &Path, cgroup: &Cgroup) -> Result<()> {
     let plan = SandboxPlan { shm_size_bytes: 1 << 20, ..SandboxPlan::default() };
-    let sandbox = Sandbox::enter(&plan, None)?;
+    let sandbox = Sandbox::enter(&plan, Vec::new())?;
     let mut times = [const { Vec::new() }; 4];
     for round in 0..rounds {
         let begin = Instant::now();
@@ -131,7 +131,7 @@ fn run(
     let created = loop {
         poll(&mut [PollFd::new(&creating, PollFlags::IN)], None)?;
         match creating.on_readable()? {
-            Progress::Pending(again) => creating = again,
+            Progress::Pending(again) | Progress::Moved(_, again) => creating = again,
             Progress::Created(created) => break created,
         }
     };

@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic;
 
-use carpel_sys::clone;
+use carpel_sys::clone::{self, CloneRequest, InChild, SingleThreaded, clone_process};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::process::credentials::CredentialsError;
@@ -24,6 +25,10 @@ pub(crate) enum ChildError {
     Name(#[source] Errno),
     #[error("join the pod's mounts")]
     PodMounts(#[source] Errno),
+    #[error("enter the pod's user namespace")]
+    UserNamespace(#[source] Errno),
+    #[error("clone3 a process in the pod's user namespace")]
+    Sibling(#[source] Errno),
     #[error("give up all privileges")]
     Credentials(#[source] CredentialsError),
     #[error("report to the shim")]
@@ -53,4 +58,29 @@ pub(crate) fn end_with_parent(sync: BorrowedFd<'_>) -> Result<(), ChildError> {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&now)).map_err(ChildError::DeathSignal)?;
     if fds[0].revents().intersects(PollFlags::HUP) { Err(ChildError::Orphan) } else { Ok(()) }
+}
+
+/// Goes on in another child of the shim's, the first process of a PID namespace that the user namespace
+/// which this one has entered owns. The shim is told who it is before it does anything; this one's work
+/// is done then.
+pub(crate) fn continue_as_sibling(
+    alone: &SingleThreaded,
+    sync: BorrowedFd<'_>,
+    body: impl FnOnce(&InChild) -> i32,
+) -> Result<(), ChildError> {
+    let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(ChildError::Sibling)?;
+    let request = CloneRequest { new_pid_namespace: true, sibling: true, ..CloneRequest::default() };
+    let sibling = clone_process(alone, &request, |child| {
+        // Else it would wait for itself if the other one ended.
+        child.close(tell.as_fd());
+        match rustix::io::read(&told, &mut [0u8; 1]) {
+            Ok(1) => body(child),
+            // The other one ended first: nobody knows of this one.
+            _ => PANIC_STATUS,
+        }
+    });
+    let sibling = sibling.map_err(ChildError::Sibling)?;
+    report::send_moved(sync, &sibling).map_err(ChildError::Report)?;
+    rustix::io::write(&tell, &[1]).map_err(ChildError::Sibling)?;
+    Ok(())
 }

@@ -96,6 +96,8 @@ pub struct Creating {
 pub enum Progress {
     /// Nothing yet.
     Pending(Creating),
+    /// Another process goes on in the child's place; the child's end means nothing any more.
+    Moved(Process, Creating),
     /// All but the program.
     Created(Created),
 }
@@ -133,10 +135,12 @@ pub fn begin(sandbox: &Sandbox, request: Request<'_>) -> Result<Begun, CreateErr
         return Err(CreateError::Invalid("a terminal in the plan and in the request, or in neither"));
     }
     let (sync, theirs) = report::pair().map_err(CreateError::Socket)?;
+    let own_pids = plan.pid_namespace() == PidNamespace::Container;
     let clone = CloneRequest {
-        new_pid_namespace: plan.pid_namespace() == PidNamespace::Container,
-        new_mount_namespace: false,
+        // One that the pod's user namespace is to own is made from within that: `init.rs`.
+        new_pid_namespace: own_pids && sandbox.user_namespace().is_none(),
         cgroup: request.cgroup.born_in(),
+        ..CloneRequest::default()
     };
     let init = Init { plan, sandbox, cgroup: request.cgroup, stdio: &request.stdio, sync: theirs.as_fd() };
     let make = || clone_process(sandbox.alone(), &clone, |child| init::run(child, &init));
@@ -162,6 +166,7 @@ impl Creating {
     pub fn on_readable(self) -> Result<Progress, CreateError> {
         match report::receive(self.sync.as_fd()).map_err(CreateError::Report)? {
             None => Ok(Progress::Pending(self)),
+            Some(Report::Moved(process)) => Ok(Progress::Moved(process, self)),
             Some(Report::Ready { identity, console }) => {
                 Ok(Progress::Created(Created { identity, console, sync: self.sync }))
             }
@@ -189,7 +194,7 @@ impl Starting {
             None => Ok(StartProgress::Pending(self)),
             Some(Report::End) => Ok(StartProgress::Started),
             Some(Report::Failed(failure)) => Err(StartError::Init(failure)),
-            Some(Report::Ready { .. }) => Err(StartError::Report(ReadError::Malformed)),
+            Some(Report::Moved(_) | Report::Ready { .. }) => Err(StartError::Report(ReadError::Malformed)),
         }
     }
 }

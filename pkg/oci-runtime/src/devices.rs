@@ -1,4 +1,8 @@
 //! Device nodes, made on a tmpfs of the container's own that nothing of the image is in.
+//!
+//! In a pod with a user namespace everything there belongs to the container's root, but for the host's
+//! devices: those keep the host's owner, who is nobody in there, so that what the host's root alone may
+//! open is not opened by the container's.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -7,9 +11,12 @@ use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, makedev, mknodat, openat, symlinkat,
 };
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 
-use crate::mounts::DEV;
+use crate::mounts::{DEV, part_of};
 use crate::root::{Absent, Links, Root, ensure_beneath};
+use crate::sandbox::mounts::{attach, tmpfs};
+use crate::sandbox::user_namespace::UserNamespace;
 
 /// Linux's documentation: admin-guide/devices.txt; the set that every container has: OCI
 /// config-linux.md, "Default Devices".
@@ -49,21 +56,32 @@ fn failed(path: &str) -> impl FnOnce(Errno) -> DeviceError {
 }
 
 /// Fills a new `/dev` that is attached nowhere yet.
-pub(crate) fn populate(dev: BorrowedFd<'_>, plan: &ContainerPlan) -> Result<(), DeviceError> {
+pub(crate) fn populate(
+    dev: BorrowedFd<'_>,
+    plan: &ContainerPlan,
+    user: Option<&UserNamespace>,
+) -> Result<(), DeviceError> {
+    let give = |dir: BorrowedFd<'_>, name: &str| match user.map(UserNamespace::root) {
+        None => Ok(()),
+        Some((uid, gid)) => chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW),
+    };
     let mode = Mode::from_raw_mode(DEFAULT_NODE_MODE);
     for (name, major, minor) in DEFAULT_NODES {
         let overridden = plan.devices.iter().any(|device| below_dev(&device.path) == Some(name));
         if !overridden {
             mknodat(dev, name, FileType::CharacterDevice, mode, makedev(major, minor))
+                .and_then(|()| give(dev, name))
                 .map_err(failed(name))?;
         }
     }
     for (name, target) in DEFAULT_LINKS {
-        symlinkat(target, dev, name).map_err(failed(name))?;
+        symlinkat(target, dev, name).and_then(|()| give(dev, name)).map_err(failed(name))?;
     }
     if plan.process.terminal {
         // A file to mount the terminal on.
-        ensure_beneath(dev, CONSOLE, Absent::File).map_err(failed(CONSOLE))?;
+        ensure_beneath(dev, CONSOLE, Absent::File)
+            .and_then(|_| give(dev, CONSOLE))
+            .map_err(failed(CONSOLE))?;
     }
     for device in &plan.devices {
         if let Some(path) = below_dev(&device.path) {
@@ -77,14 +95,57 @@ pub(crate) fn populate(dev: BorrowedFd<'_>, plan: &ContainerPlan) -> Result<(), 
 
 /// Makes the plan's nodes outside `/dev`, in the mounted root.
 pub(crate) fn populate_elsewhere(root: &Root, plan: &ContainerPlan) -> Result<(), DeviceError> {
-    for device in &plan.devices {
-        if below_dev(&device.path).is_none() {
-            let (dir, name) = split(&device.path);
-            let dir = root.ensure(dir, Absent::Dir, Links::Follow).map_err(failed(&device.path))?;
-            make(dir.as_fd(), name, device)?;
-        }
+    for device in elsewhere(plan) {
+        let (dir, name) = split(&device.path);
+        let dir = root.ensure(dir, Absent::Dir, Links::Follow).map_err(failed(&device.path))?;
+        make(dir.as_fd(), name, device)?;
     }
     Ok(())
+}
+
+/// The same for a user namespace, where no node can be made: a tmpfs, attached nowhere, of nodes by number.
+pub(crate) fn make_elsewhere(plan: &ContainerPlan) -> Result<Option<OwnedFd>, DeviceError> {
+    let mut nodes = None;
+    for (number, device) in elsewhere(plan).enumerate() {
+        let dir = match &nodes {
+            Some(nodes) => nodes,
+            None => {
+                let made = tmpfs("devices", "256k", "0755", None, MountAttrFlags::empty());
+                nodes.insert(made.map_err(failed(&device.path))?)
+            }
+        };
+        make(dir.as_fd(), &number.to_string(), device)?;
+    }
+    Ok(nodes)
+}
+
+/// Clones each of them, in a mount namespace of this process's own, before pivot_root.
+pub(crate) fn take_elsewhere(
+    nodes: BorrowedFd<'_>,
+    plan: &ContainerPlan,
+) -> Result<Vec<OwnedFd>, DeviceError> {
+    let numbered = elsewhere(plan).enumerate();
+    numbered
+        .map(|(number, device)| part_of(nodes, &number.to_string()).map_err(failed(&device.path)))
+        .collect()
+}
+
+/// Mounts each where it is wanted, in the mounted root.
+pub(crate) fn attach_elsewhere(
+    root: &Root,
+    plan: &ContainerPlan,
+    nodes: &[OwnedFd],
+) -> Result<(), DeviceError> {
+    for (device, node) in elsewhere(plan).zip(nodes) {
+        root.ensure(&device.path, Absent::File, Links::Follow)
+            .and_then(|target| attach(node.as_fd(), target.as_fd()))
+            .map_err(failed(&device.path))?;
+    }
+    Ok(())
+}
+
+fn elsewhere(plan: &ContainerPlan) -> impl Iterator<Item = &DevicePlan> {
+    plan.devices.iter().filter(|device| below_dev(&device.path).is_none())
 }
 
 fn below_dev(path: &str) -> Option<&str> {

@@ -97,6 +97,7 @@ pub fn begin(sandbox: &Sandbox, request: Request<'_>) -> Result<Begun, ExecError
     let clone = CloneRequest { cgroup: request.cgroup.born_in(), ..CloneRequest::default() };
     let joiner = Joiner {
         plan: request.plan,
+        user_namespace: sandbox.user_namespace(),
         container: request.container,
         identity: request.identity,
         cgroup: request.cgroup,
@@ -118,6 +119,7 @@ impl Execing {
                 Some(Report::Ready { identity, console }) => {
                     self.ready = Some(Started { identity, console });
                 }
+                Some(Report::Moved(_)) => return Err(ExecError::Report(ReadError::Malformed)),
                 Some(Report::Failed(failure)) => return Err(ExecError::Child(failure)),
                 Some(Report::End) => {
                     return self.ready.map(Progress::Started).ok_or(ExecError::Killed);

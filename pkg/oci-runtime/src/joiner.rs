@@ -3,7 +3,7 @@
 //! ```text
 //!  born in the container's PID namespace and the pod's net, ipc, uts
 //!    cgroup · close what is the shim's · die with the shim · labels
-//!    joins the init process's mount and cgroup namespaces by its pidfd
+//!    joins the init process's user, mount and cgroup namespaces by its pidfd
 //!    user, unless it is known · terminal · working directory · the steps of `process.rs`
 //!    ── ready ──
 //!    seccomp · execve
@@ -27,9 +27,10 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::cgroup::{Membership, MembershipError};
 use crate::child::{self, ChildError};
-use crate::process::{ProcessError, Ready, security, stdio, workdir};
+use crate::process::{ProcessError, Ready, limits, security, stdio, workdir};
 use crate::report::{self, Failure, Stage};
 use crate::root::Root;
+use crate::sandbox::user_namespace::{UserNamespace, become_root};
 use crate::stdio::Stdio;
 use crate::terminal;
 use crate::user::{self, Identity};
@@ -39,6 +40,7 @@ const FAILED_STATUS: i32 = 1;
 /// What a child is to become.
 pub(crate) struct Joiner<'a> {
     pub(crate) plan: &'a ProcessPlan,
+    pub(crate) user_namespace: Option<&'a UserNamespace>,
     pub(crate) container: BorrowedFd<'a>,
     /// Resolved before; `None` to look the plan's user up in the container's files.
     pub(crate) identity: Option<&'a Identity>,
@@ -98,15 +100,25 @@ fn carry_out(child: &InChild, joiner: &Joiner<'_>) -> Result<Infallible, JoinerE
     // A folder that the working directory lacks is made with exactly its mode.
     umask(Mode::empty());
 
-    let kinds = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
+    let mut kinds = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
+    if let Some(user_namespace) = joiner.user_namespace {
+        kinds |= ThreadNameSpaceType::USER;
+        stdio::give(joiner.stdio, user_namespace.root()).map_err(ProcessError::from)?;
+        limits::make_room(&plan.rlimits).map_err(ProcessError::from)?;
+    }
     move_into_thread_name_spaces(joiner.container, kinds).map_err(JoinerError::Namespaces)?;
+    if joiner.user_namespace.is_some() {
+        become_root().map_err(ChildError::UserNamespace)?;
+        child::end_with_parent(joiner.sync)?;
+    }
     let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root::new(open("/", dir, Mode::empty()).map_err(JoinerError::Root)?);
     let looked_up;
     let identity = match joiner.identity {
         Some(identity) => identity,
         None => {
-            looked_up = user::resolve(&root, &plan.user).map_err(ProcessError::from)?;
+            looked_up =
+                user::resolve(&root, &plan.user, joiner.user_namespace).map_err(ProcessError::from)?;
             &looked_up
         }
     };

@@ -99,7 +99,7 @@ pub(crate) fn mask(root: &Root, null: NullMount, paths: &[String]) -> Result<(),
 }
 
 fn empty_dir() -> Result<OwnedFd, Errno> {
-    let empty = tmpfs("masked", "4k", "0555", MountAttrFlags::empty())?;
+    let empty = tmpfs("masked", "4k", "0555", None, MountAttrFlags::empty())?;
     let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     set_attr(empty.as_fd(), AttrChange { set, ..AttrChange::default() })?;
     Ok(empty)

@@ -7,6 +7,9 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 /// The most that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
@@ -33,6 +36,14 @@ pub(crate) fn read() -> io::Result<Vec<Mount>> {
         mounts.extend(std::str::from_utf8(&line?).ok().and_then(parse));
     }
     Ok(mounts)
+}
+
+/// The file system that a file is of, for messages.
+pub(crate) fn fs_type_of(file: BorrowedFd<'_>) -> String {
+    let id = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|stat| stat.stx_mnt_id);
+    let mounts = read().unwrap_or_default();
+    let found = mounts.into_iter().find(|mount| Ok(mount.id) == id);
+    found.map_or_else(|| "unknown".to_owned(), |mount| mount.fs_type)
 }
 
 fn parse(line: &str) -> Option<Mount> {

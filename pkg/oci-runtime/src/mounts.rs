@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!  prepare   in the host's mount namespace, before pivot_root: what comes from the host's paths is
-//!            cloned into mounts that are attached nowhere
-//!  attach    after pivot_root, inside the new root alone: file systems are made, parts of the root
-//!            are cloned, all is attached
+//!            cloned into mounts that are attached nowhere; /dev is made and filled; then, in the
+//!            container's namespaces, /proc and /sys are made
+//!  attach    after pivot_root, inside the new root alone: other file systems are made, parts of the
+//!            root are cloned, all is attached
 //! ```
 //!
 //! So no path of the host is looked up once the image's root can play a part, and none of the image's
@@ -14,7 +15,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use carpel_shim_api::plan::mount_plan::Source;
-use carpel_shim_api::plan::{ContainerPlan, MountPlan, Propagation};
+use carpel_shim_api::plan::{ContainerPlan, FilesystemSource, MountPlan, Propagation};
 use carpel_sys::mount::{AttrChange, PropagationType, set_attr};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
@@ -27,6 +28,7 @@ use crate::report::Stage;
 use crate::root::{Absent, Links, Root, open_beneath};
 use crate::rootfs::{self, RootfsError};
 use crate::sandbox::mounts::{ROOT_DIR, attach};
+use crate::sandbox::user_namespace::UserNamespace;
 use bind::BindError;
 use cgroup::{CgroupMountError, Hierarchies};
 use filesystem::FilesystemError;
@@ -110,6 +112,8 @@ impl MountError {
 #[derive(Debug)]
 enum Prepared {
     Detached(OwnedFd),
+    /// `/dev` with its nodes, `/proc`, `/sys`: never mounted through a symbolic link of the image's.
+    Fixed(OwnedFd),
     Layers {
         mount: OwnedFd,
         sub_path: String,
@@ -126,6 +130,8 @@ pub(crate) struct Mounts<'a> {
     hierarchies: Option<Hierarchies>,
     /// Instead of what the plan has at `/dev/shm`.
     shm: Option<OwnedFd>,
+    /// For a plan that has nothing at `/dev`: the image's own folder is never filled with nodes.
+    default_dev: Option<OwnedFd>,
     plan: &'a ContainerPlan,
 }
 
@@ -138,7 +144,11 @@ fn is_cgroup(plan: &MountPlan) -> bool {
 }
 
 /// The first pass, in the host's mount namespace.
-pub(crate) fn prepare<'a>(plan: &'a ContainerPlan, host_ipc: bool) -> Result<Mounts<'a>, MountError> {
+pub(crate) fn prepare<'a>(
+    plan: &'a ContainerPlan,
+    host_ipc: bool,
+    user: Option<&UserNamespace>,
+) -> Result<Mounts<'a>, MountError> {
     let needs_host =
         |m: &MountPlan| is_cgroup(m) || matches!(m.propagation(), Propagation::Slave | Propagation::Shared);
     let host = if plan.mounts.iter().any(needs_host) {
@@ -160,28 +170,43 @@ pub(crate) fn prepare<'a>(plan: &'a ContainerPlan, host_ipc: bool) -> Result<Mou
                 continue;
             }
             let failed = |source| MountError::Mount { destination: mount.destination.clone(), source };
-            *prepared = match prepare_one(mount, &host) {
+            *prepared = match prepare_one(plan, mount, &host, user) {
                 Err(error) if mount.optional && may_be_passed_over(&error) => Prepared::PassedOver,
                 other => other.map_err(failed)?,
             };
         }
     }
-    Ok(Mounts { plans, hierarchies, shm, plan })
+    let default_dev = if plan.mounts.iter().any(|mount| is_at(mount, DEV)) {
+        None
+    } else {
+        Some(filled_dev(plan, &filesystem::default_dev(), user).map_err(at(DEV))?)
+    };
+    Ok(Mounts { plans, hierarchies, shm, default_dev, plan })
 }
 
-fn prepare_one(mount: &MountPlan, host: &[Mount]) -> Result<Prepared, OneMountError> {
+fn prepare_one(
+    plan: &ContainerPlan,
+    mount: &MountPlan,
+    host: &[Mount],
+    user: Option<&UserNamespace>,
+) -> Result<Prepared, OneMountError> {
     if !mount.destination.starts_with('/') {
         return Err(OneMountError::Destination);
     }
     match &mount.source {
         None => Err(OneMountError::NoSource),
+        Some(Source::Filesystem(source)) if is_at(mount, DEV) => {
+            let dev = filled_dev(plan, source, user)?;
+            set_attributes(dev.as_fd(), mount)?;
+            Ok(Prepared::Fixed(dev))
+        }
         Some(Source::Filesystem(_) | Source::Rootfs(_)) => Ok(Prepared::Inside),
         Some(Source::Bind(source)) => {
-            let clone = bind::prepare(mount, source, host).map_err(OneMountError::Bind)?;
+            let clone = bind::prepare(mount, source, host, user).map_err(OneMountError::Bind)?;
             Ok(Prepared::Detached(clone))
         }
         Some(Source::Layers(source)) => {
-            let layers = rootfs::read_only(&source.lowers).map_err(OneMountError::Layers)?;
+            let layers = rootfs::read_only(&source.lowers, user).map_err(OneMountError::Layers)?;
             set_attributes(layers.as_fd(), mount)?;
             Ok(Prepared::Layers { mount: layers, sub_path: source.sub_path.clone() })
         }
@@ -193,6 +218,25 @@ impl Mounts<'_> {
     pub(crate) fn take_pod_shm(&mut self, shm: Option<BorrowedFd<'_>>) -> Result<(), MountError> {
         let Some(shm) = shm.filter(|_| self.plan.pod_shm) else { return Ok(()) };
         self.shm = Some(clone_mount(shm).map_err(MountError::PodShm)?);
+        Ok(())
+    }
+
+    /// Makes procfs and sysfs, which show the process's own namespaces: those of the container. In a user
+    /// namespace that is allowed only where others are seen, and so before pivot_root.
+    pub(crate) fn make_kernel_views(&mut self) -> Result<(), MountError> {
+        for (mount, prepared) in &mut self.plans {
+            let Some(Source::Filesystem(source)) = &mount.source else { continue };
+            if !matches!(prepared, Prepared::Inside) || !matches!(source.fs_type.as_str(), "proc" | "sysfs") {
+                continue;
+            }
+            let made = filesystem::make(source).map_err(OneMountError::Filesystem);
+            let made = made.and_then(|fd| set_attributes(fd.as_fd(), mount).map(|()| fd));
+            *prepared = match made {
+                Ok(fd) => Prepared::Fixed(fd),
+                Err(error) if mount.optional && may_be_passed_over(&error) => Prepared::PassedOver,
+                Err(error) => return Err(at(&mount.destination)(error)),
+            };
+        }
         Ok(())
     }
 
@@ -208,7 +252,7 @@ impl Mounts<'_> {
                 let source = OneMountError::SubPath { path: sub_path.clone(), source };
                 MountError::Mount { destination: mount.destination.clone(), source }
             };
-            let part = sub_path_of(layers.as_fd(), sub_path).map_err(failed)?;
+            let part = part_of(layers.as_fd(), sub_path).map_err(failed)?;
             *prepared = Prepared::Detached(part);
         }
         Ok(())
@@ -217,11 +261,11 @@ impl Mounts<'_> {
     /// The second pass, inside the new root. Gives the container's own `/dev`; none if the plan binds
     /// a folder there.
     pub(crate) fn attach(self, root: &Root) -> Result<Option<OwnedFd>, MountError> {
-        let mut own_dev = None;
-        let plan = self.plan;
+        let mut own_dev = self.default_dev;
         let mut shm = self.shm;
-        if !plan.mounts.iter().any(|mount| is_at(mount, DEV)) {
-            own_dev = Some(default_dev(root, plan).map_err(at(DEV))?);
+        if let Some(dev) = &own_dev {
+            let target = target(root, DEV, Absent::Dir, Links::Refuse).map_err(at(DEV))?;
+            attach(dev.as_fd(), target.as_fd()).map_err(|e| at(DEV)(OneMountError::Attach(e)))?;
         }
         for (mount, prepared) in self.plans {
             if matches!(prepared, Prepared::PassedOver) {
@@ -232,7 +276,7 @@ impl Mounts<'_> {
                 Some(shm) => Prepared::Detached(shm),
                 None => prepared,
             };
-            let result = attach_one(root, plan, mount, prepared, self.hierarchies.as_ref());
+            let result = attach_one(root, mount, prepared, self.hierarchies.as_ref());
             match result {
                 Ok(fd) if is_at(mount, DEV) => {
                     let own = matches!(mount.source, Some(Source::Filesystem(_)));
@@ -269,24 +313,31 @@ fn may_be_passed_over(error: &OneMountError) -> bool {
     false
 }
 
-/// A `/dev` for a plan that has none: the image's own folder is never filled with nodes.
-fn default_dev(root: &Root, plan: &ContainerPlan) -> Result<OwnedFd, OneMountError> {
-    let dev = filesystem::default_dev().map_err(OneMountError::Filesystem)?;
-    devices::populate(dev.as_fd(), plan).map_err(OneMountError::Device)?;
-    let target = target(root, DEV, Absent::Dir, Links::Refuse)?;
-    attach(dev.as_fd(), target.as_fd()).map_err(OneMountError::Attach)?;
+/// A `/dev` with its nodes, attached nowhere. Made with the host's privileges: a node can be made with
+/// those alone, and can be used only on a file system that was made with them.
+fn filled_dev(
+    plan: &ContainerPlan,
+    source: &FilesystemSource,
+    user: Option<&UserNamespace>,
+) -> Result<OwnedFd, OneMountError> {
+    let mut source = source.clone();
+    if let Some((uid, gid)) = user.map(UserNamespace::root) {
+        source.options.extend([format!("uid={}", uid.as_raw()), format!("gid={}", gid.as_raw())]);
+    }
+    let dev = filesystem::make(&source).map_err(OneMountError::Filesystem)?;
+    devices::populate(dev.as_fd(), plan, user).map_err(OneMountError::Device)?;
     Ok(dev)
 }
 
 fn attach_one(
     root: &Root,
-    plan: &ContainerPlan,
     mount: &MountPlan,
     prepared: Prepared,
     hierarchies: Option<&Hierarchies>,
 ) -> Result<OwnedFd, OneMountError> {
     let (fd, links) = match (prepared, &mount.source) {
         (Prepared::Detached(fd) | Prepared::Layers { mount: fd, .. }, _) => (fd, Links::Follow),
+        (Prepared::Fixed(fd), _) => (fd, Links::Refuse),
         (Prepared::Inside, Some(Source::Filesystem(source))) if source.fs_type == "cgroup" => {
             let hierarchies = hierarchies.ok_or(OneMountError::NoSource)?;
             let target = target(root, &mount.destination, Absent::Dir, Links::Refuse)?;
@@ -294,14 +345,8 @@ fn attach_one(
         }
         (Prepared::Inside, Some(Source::Filesystem(source))) => {
             let fd = filesystem::make(source).map_err(OneMountError::Filesystem)?;
-            let is_dev = is_at(mount, DEV);
-            if is_dev {
-                // Before it can be seen: nothing of the image's is on the way to a node.
-                devices::populate(fd.as_fd(), plan).map_err(OneMountError::Device)?;
-            }
             set_attributes(fd.as_fd(), mount)?;
-            let fixed = is_dev || matches!(source.fs_type.as_str(), "proc" | "sysfs");
-            (fd, if fixed { Links::Refuse } else { Links::Follow })
+            (fd, Links::Follow)
         }
         (Prepared::Inside, Some(Source::Rootfs(source))) => {
             let part = part_of_root(root, &source.path)?;
@@ -369,14 +414,15 @@ pub(crate) fn clone_mount(mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     open_tree(mount, "", flags)
 }
 
-fn sub_path_of(layers: BorrowedFd<'_>, sub_path: &str) -> Result<OwnedFd, Errno> {
+/// Clones a part of a mount that is attached nowhere, in a mount namespace of this process's own.
+pub(crate) fn part_of(mount: BorrowedFd<'_>, sub_path: &str) -> Result<OwnedFd, Errno> {
     let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let scratch = rustix::fs::open(ROOT_DIR, dir, rustix::fs::Mode::empty())?;
-    attach(layers, scratch.as_fd())?;
-    let part = open_beneath(layers, sub_path, OFlags::PATH, Links::Follow)
-        .and_then(|part| clone_mount(part.as_fd()));
+    attach(mount, scratch.as_fd())?;
+    let part =
+        open_beneath(mount, sub_path, OFlags::PATH, Links::Follow).and_then(|part| clone_mount(part.as_fd()));
     let home = rustix::fs::open("/", dir, rustix::fs::Mode::empty())?;
-    fchdir(layers)?;
+    fchdir(mount)?;
     unmount(".", UnmountFlags::DETACH)?;
     fchdir(&home)?;
     part

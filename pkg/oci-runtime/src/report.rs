@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  child → shim, one packet each, at most once each, over a SOCK_SEQPACKET pair:
+//!    'm' pid                         another child goes on in its place  (+ its pidfd, SCM_RIGHTS)
 //!    'r' uid gid count group… home   all is ready          (+ the terminal's master, SCM_RIGHTS)
 //!    'f' stage errno text            it failed, and the child ends
 //!  shim → child:  'g'                go (of create alone)
@@ -17,11 +18,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use carpel_shim_api::record::User;
+use carpel_sys::clone::Process;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+use rustix::process::Pid;
 
 use crate::user::{HOME_MAX_BYTES, Identity};
 
@@ -32,6 +35,7 @@ const TEXT_MAX_BYTES: usize = 4096;
 /// The largest ready packet; a failure's is smaller.
 const PACKET_MAX_BYTES: usize = 1 + 4 * (3 + GROUPS_MAX) + HOME_MAX_BYTES;
 const _: () = assert!(PACKET_MAX_BYTES >= 1 + 1 + 4 + TEXT_MAX_BYTES);
+const MOVED: u8 = b'm';
 const READY: u8 = b'r';
 const FAILED: u8 = b'f';
 const GO: u8 = b'g';
@@ -133,6 +137,8 @@ impl Failure {
 /// A packet of a child.
 #[derive(Debug)]
 pub(crate) enum Report {
+    /// Before everything else. The one that said so ends.
+    Moved(Process),
     Ready {
         identity: Identity,
         console: Option<OwnedFd>,
@@ -173,14 +179,15 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Option<Report>, ReadErro
             other => break other.map_err(ReadError::Receive)?,
         }
     };
-    let console = control.drain().find_map(|message| match message {
+    let fd = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
     let packet = bytes.get(..received.bytes).unwrap_or(&bytes);
     match packet.split_first() {
         None => Ok(Some(Report::End)),
-        Some((&READY, rest)) => parse_ready(rest, console).map(Some).ok_or(ReadError::Malformed),
+        Some((&MOVED, rest)) => parse_moved(rest, fd).map(Some).ok_or(ReadError::Malformed),
+        Some((&READY, rest)) => parse_ready(rest, fd).map(Some).ok_or(ReadError::Malformed),
         Some((&FAILED, rest)) => parse_failed(rest).map(Some).ok_or(ReadError::Malformed),
         Some(_) => Err(ReadError::Malformed),
     }
@@ -190,6 +197,11 @@ fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
     let (first, rest) = bytes.split_first_chunk::<4>()?;
     *bytes = rest;
     Some(u32::from_ne_bytes(*first))
+}
+
+fn parse_moved(mut rest: &[u8], pidfd: Option<OwnedFd>) -> Option<Report> {
+    let pid = i32::try_from(take_u32(&mut rest)?).ok().and_then(Pid::from_raw)?;
+    Some(Report::Moved(Process { pid, pidfd: pidfd? }))
 }
 
 fn parse_ready(mut rest: &[u8], console: Option<OwnedFd>) -> Option<Report> {
@@ -210,6 +222,23 @@ fn parse_failed(rest: &[u8]) -> Option<Report> {
     Some(Report::Failed(Failure { stage, errno, text }))
 }
 
+/// Tells the shim which process goes on.
+pub(crate) fn send_moved(socket: BorrowedFd<'_>, successor: &Process) -> Result<(), Errno> {
+    let mut packet = vec![MOVED];
+    packet.extend_from_slice(&successor.pid.as_raw_nonzero().get().to_ne_bytes());
+    send_with_fd(socket, &packet, Some(successor.pidfd.as_fd()))
+}
+
+fn send_with_fd(socket: BorrowedFd<'_>, packet: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).map(|_| ())
+}
+
 /// Tells the shim that all is ready.
 pub(crate) fn send_ready(
     socket: BorrowedFd<'_>,
@@ -223,13 +252,7 @@ pub(crate) fn send_ready(
         packet.extend_from_slice(&number.to_ne_bytes());
     }
     packet.extend_from_slice(home.as_deref().unwrap_or_default());
-    let fds: Vec<BorrowedFd<'_>> = console.iter().map(|fd| fd.as_fd()).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    sendmsg(socket, &[IoSlice::new(&packet)], &mut control, SendFlags::NOSIGNAL).map(|_| ())
+    send_with_fd(socket, &packet, console.map(AsFd::as_fd))
 }
 
 /// Tells the shim what went wrong. If that fails too, the end of file alone must do.

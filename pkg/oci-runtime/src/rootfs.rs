@@ -17,7 +17,9 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
+use crate::mounts::bind::{IdmapError, map_one};
 use crate::sandbox::mounts::{ROOT_DIR, attach};
+use crate::sandbox::user_namespace::{Unmapped, UserNamespace};
 
 /// The most layers that overlayfs stacks (`OVL_MAX_STACK`).
 const LAYERS_MAX: usize = 500;
@@ -54,6 +56,10 @@ pub(crate) enum RootfsError {
         #[source]
         source: Errno,
     },
+    #[error(transparent)]
+    Idmap(#[from] IdmapError),
+    #[error("the root of the image")]
+    RootOwner(#[source] Unmapped),
     #[error("{step} of overlayfs{log}")]
     Overlay {
         step: &'static str,
@@ -67,38 +73,44 @@ pub(crate) enum RootfsError {
 }
 
 /// Makes the root file system, not attached anywhere. Its paths are this mount namespace's.
-pub(crate) fn make(plan: &RootfsPlan) -> Result<OwnedFd, RootfsError> {
+pub(crate) fn make(plan: &RootfsPlan, user: Option<&UserNamespace>) -> Result<OwnedFd, RootfsError> {
     if plan.upper.is_empty() {
-        return read_only(&plan.lowers);
+        return read_only(&plan.lowers, user);
     }
     check_count(&plan.lowers)?;
-    prepare_upper(plan)?;
+    prepare_upper(plan, user)?;
     if plan.volatile {
         forget_volatile(&plan.work)?;
     }
-    overlay(&plan.lowers, Some((&plan.upper, &plan.work)), plan.volatile)
+    overlay(&plan.lowers, Some((&plan.upper, &plan.work)), plan.volatile, user)
 }
 
 /// Image layers without a writable one, not attached anywhere.
-pub(crate) fn read_only(lowers: &[String]) -> Result<OwnedFd, RootfsError> {
+pub(crate) fn read_only(lowers: &[String], user: Option<&UserNamespace>) -> Result<OwnedFd, RootfsError> {
     check_count(lowers)?;
     let mount = match lowers {
         // overlayfs wants two layers at least.
-        [only] => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let layer = open_tree(CWD, only.as_str(), flags)
-                .map_err(|source| RootfsError::Layer { path: only.clone(), source })?;
-            let private = AttrChange { propagation: Some(PropagationType::Private), ..AttrChange::default() };
-            set_attr(layer.as_fd(), private)
-                .map_err(|e| RootfsError::Step("make the layer's mount private", e))?;
-            layer
-        }
-        several => overlay(several, None, false)?,
+        [only] => clone_layer(only, user)?,
+        several => overlay(several, None, false, user)?,
     };
     let read_only = AttrChange { set: ATTR_RDONLY, ..AttrChange::default() };
     set_attr(mount.as_fd(), read_only)
         .map_err(|e| RootfsError::Step("make the layers' mount read-only", e))?;
     Ok(mount)
+}
+
+/// A layer's folder as a mount of its own, attached nowhere. What is the image's root's is the
+/// container's root's there.
+fn clone_layer(path: &str, user: Option<&UserNamespace>) -> Result<OwnedFd, RootfsError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let layer =
+        open_tree(CWD, path, flags).map_err(|source| RootfsError::Layer { path: path.to_owned(), source })?;
+    let private = AttrChange { propagation: Some(PropagationType::Private), ..AttrChange::default() };
+    set_attr(layer.as_fd(), private).map_err(|e| RootfsError::Step("make the layer's mount private", e))?;
+    if let Some(user) = user {
+        map_one(layer.as_fd(), path, user)?;
+    }
+    Ok(layer)
 }
 
 fn check_count(lowers: &[String]) -> Result<(), RootfsError> {
@@ -108,7 +120,7 @@ fn check_count(lowers: &[String]) -> Result<(), RootfsError> {
 
 /// Makes the writable layer's folders where they are absent. The overlay's root shows the upper
 /// folder's mode and owner, so a new one gets those of the image.
-fn prepare_upper(plan: &RootfsPlan) -> Result<(), RootfsError> {
+fn prepare_upper(plan: &RootfsPlan, user: Option<&UserNamespace>) -> Result<(), RootfsError> {
     if let Some(parent) = Path::new(&plan.upper).parent() {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(parent);
         made.map_err(|source| RootfsError::MakeDir { path: parent.display().to_string(), source })?;
@@ -131,7 +143,10 @@ fn prepare_upper(plan: &RootfsPlan) -> Result<(), RootfsError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let upper = open(&plan.upper, flags, Mode::empty()).map_err(root)?;
     let stat = fstat(&top).map_err(root)?;
-    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    let (uid, gid) = match user {
+        Some(user) => user.host_ids(stat.st_uid, stat.st_gid).map_err(RootfsError::RootOwner)?,
+        None => (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)),
+    };
     fchown(&upper, Some(uid), Some(gid)).map_err(root)?;
     fchmod(&upper, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(root)
 }
@@ -157,24 +172,28 @@ fn overlay(
     lowers: &[String],
     upper_work: Option<(&str, &str)>,
     volatile: bool,
+    user: Option<&UserNamespace>,
 ) -> Result<OwnedFd, RootfsError> {
     let failed = |step, context: BorrowedFd<'_>| {
         let log = kernel_log(context);
         move |source| RootfsError::Overlay { step, log, source }
     };
     if !checks_each_option()? {
-        return overlay_by_one_string(lowers, upper_work, volatile);
+        return overlay_by_one_string(lowers, upper_work, volatile, user);
     }
     let context = open_context()?;
     // Descriptors stay open until the mount is made: their paths are resolved by the kernel then.
     let mut opened = Vec::new();
     for (index, lower) in lowers.iter().enumerate() {
-        let path = short_path(lower, &mut opened)?;
+        let path = match user {
+            None => short_path(lower, &mut opened)?,
+            Some(_) => path_by_fd(clone_layer(lower, user)?, &mut opened),
+        };
         match fsconfig_set_string(context.as_fd(), "lowerdir+", &path) {
             Ok(()) => {}
             // Linux 6.5 and 6.6 know no such option.
             Err(Errno::INVAL) if index == 0 && open_layer(lower).is_ok() => {
-                return overlay_by_one_string(lowers, upper_work, volatile);
+                return overlay_by_one_string(lowers, upper_work, volatile, user);
             }
             Err(errno) => return Err(failed("add a layer", context.as_fd())(errno)),
         }
@@ -194,7 +213,14 @@ fn overlay(
         fsconfig_set_flag(context.as_fd(), "volatile")
             .map_err(|e| failed("set the volatile option", context.as_fd())(e))?;
     }
-    fsconfig_create(context.as_fd()).map_err(|e| failed("make an instance", context.as_fd())(e))?;
+    match fsconfig_create(context.as_fd()) {
+        Ok(()) => {}
+        // Linux before 6.15 takes no layers from mounts that are attached nowhere.
+        Err(Errno::INVAL) if user.is_some() => {
+            return overlay_by_one_string(lowers, upper_work, volatile, user);
+        }
+        Err(errno) => return Err(failed("make an instance", context.as_fd())(errno)),
+    }
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .map_err(|e| failed("mount an instance", context.as_fd())(e))
 }
@@ -217,10 +243,13 @@ fn short_path(path: &str, opened: &mut Vec<OwnedFd>) -> Result<String, RootfsErr
     if path.len() <= FSCONFIG_STRING_MAX_BYTES && !path.contains('\\') {
         return Ok(path.to_owned());
     }
-    let fd = open_layer(path)?;
-    let short = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(path_by_fd(open_layer(path)?, opened))
+}
+
+fn path_by_fd(fd: OwnedFd, opened: &mut Vec<OwnedFd>) -> String {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     opened.push(fd);
-    Ok(short)
+    path
 }
 
 /// The messages that explain a failure (fsopen(2): read from the context).
@@ -241,8 +270,16 @@ fn overlay_by_one_string(
     lowers: &[String],
     upper_work: Option<(&str, &str)>,
     volatile: bool,
+    user: Option<&UserNamespace>,
 ) -> Result<OwnedFd, RootfsError> {
     leave_for_private_copy()?;
+    if user.is_some() {
+        for lower in lowers {
+            let target = open_layer(lower)?;
+            attach(clone_layer(lower, user)?.as_fd(), target.as_fd())
+                .map_err(|e| RootfsError::Step("mount a layer over itself", e))?;
+        }
+    }
     // Only now: the layers have to be on mounts of this namespace.
     let mut opened = lowers.iter().map(|lower| open_layer(lower)).collect::<Result<Vec<_>, _>>()?;
     let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -272,6 +309,13 @@ fn overlay_by_one_string(
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let clone = open_tree(CWD, target, flags);
     unmount(target, UnmountFlags::DETACH).map_err(|e| RootfsError::Step("unmount an overlayfs", e))?;
+    if user.is_some() {
+        // The overlay has clones of its own.
+        for lower in lowers {
+            unmount(lower.as_str(), UnmountFlags::DETACH)
+                .map_err(|e| RootfsError::Step("unmount a layer from itself", e))?;
+        }
+    }
     clone.map_err(|e| RootfsError::Step("clone the overlay's mount", e))
 }
 
@@ -308,14 +352,15 @@ mod tests {
 
     use super::{RootfsError, checks_each_option, make, overlay_by_one_string};
     use crate::root::{Links, Root};
-    use carpel_shim_api::plan::RootfsPlan;
+    use crate::sandbox::user_namespace::UserNamespace;
+    use carpel_shim_api::plan::{IdMappings, IdRange, RootfsPlan};
     use rustix::fs::OFlags;
 
     #[test]
     fn a_root_without_layers_or_with_too_many_is_refused() {
         for count in [0, 501] {
             let plan = RootfsPlan { lowers: vec!["/".to_owned(); count], ..RootfsPlan::default() };
-            assert!(matches!(make(&plan), Err(RootfsError::Layers(n)) if n == count));
+            assert!(matches!(make(&plan, None), Err(RootfsError::Layers(n)) if n == count));
         }
     }
 
@@ -342,7 +387,7 @@ mod tests {
         let work = dir.join("work");
         fs::create_dir(&work).expect("mkdir");
         let work = work.display().to_string();
-        let mount = overlay_by_one_string(&lowers, Some((&upper, &work)), true).expect("mounted");
+        let mount = overlay_by_one_string(&lowers, Some((&upper, &work)), true, None).expect("mounted");
         let read = |root: &Root, file: &str| {
             let file = root.open(file, OFlags::RDONLY, Links::Refuse).expect("open");
             std::io::read_to_string(fs::File::from(file)).expect("read")
@@ -350,10 +395,22 @@ mod tests {
         let root = Root::new(mount.as_fd().try_clone_to_owned().expect("dup"));
         assert_eq!(read(&root, "top"), "upper");
         assert_eq!((read(&root, "low"), read(&root, "a,b:c")), ("low".to_owned(), "a,b:c".to_owned()));
-        let root = Root::new(overlay_by_one_string(&lowers, None, false).expect("mounted"));
+        let root = Root::new(overlay_by_one_string(&lowers, None, false, None).expect("mounted"));
         assert_eq!(read(&root, "top"), "a,b:c");
+        // With the container's ids, and again with the same layers.
+        let range = carpel_sys::userns::IdRange { host_id: 7000, length: 10 };
+        let request =
+            carpel_sys::userns::Request { uids: range, gids: range, network_and_uts: false, ipc: false };
+        let fd = carpel_sys::userns::create(&request).expect("made").user;
+        let ids = IdRange { host_id: 7000, length: 10 };
+        let user = UserNamespace::new(fd, IdMappings { uids: ids, gids: ids });
+        for _ in 0..2 {
+            let mount = overlay_by_one_string(&lowers, None, false, Some(&user)).expect("mounted");
+            let low = Root::new(mount).open("low", OFlags::PATH, Links::Refuse).expect("open");
+            assert_eq!(rustix::fs::fstat(&low).expect("stat").st_uid, 7000);
+        }
         let many = vec![lowers[2].clone(); 300];
-        assert!(matches!(overlay_by_one_string(&many, None, false), Err(RootfsError::Layers(300))));
+        assert!(matches!(overlay_by_one_string(&many, None, false, None), Err(RootfsError::Layers(300))));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!  namespace   of the shim after `enter`     how a container gets it
 //!  net         the pod's (joined)            by birth
 //!  ipc, uts    the pod's (made) or the host's  by birth
+//!  user        the host's, still             init enters the pod's, if it has one: `user_namespace.rs`
 //!  mount       the host's, still             init joins the pod's mounts (`mounts.rs`), copies them
 //!  pid         the host's, still             new · the micro-init's · a target's · by birth
 //!  cgroup      the host's, still             init makes its own once it is in its cgroup
@@ -11,6 +12,9 @@
 //!
 //! The shim's paths stay the host's. Everything made here ends with the shim: the mounts are in a
 //! namespace that only a descriptor of the shim's keeps, the micro-init dies with it.
+//!
+//! A pod with a user namespace of its own is given all namespaces, which that one owns; what a process
+//! with threads can make better than this one, whoever starts the shim makes (`carpel_sys::userns`).
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,10 +32,12 @@ use rustix::thread::{
 use micro_init::MicroInitError;
 use mounts::{PodMounts, PodMountsError};
 use sysctl::SysctlError;
+use user_namespace::UserNamespace;
 
 pub mod micro_init;
 pub mod mounts;
 pub mod sysctl;
+pub(crate) mod user_namespace;
 
 /// The longest host name, bytes (sethostname(2)).
 const HOSTNAME_MAX_BYTES: usize = 64;
@@ -42,6 +48,7 @@ pub struct Sandbox {
     alone: SingleThreaded,
     host_pid_namespace: OwnedFd,
     mounts: PodMounts,
+    user_namespace: Option<UserNamespace>,
     init: Option<Process>,
 }
 
@@ -57,6 +64,12 @@ pub enum SandboxError {
     /// A namespace could not be made or joined.
     #[error("enter the pod's {0} namespace")]
     Namespace(&'static str, #[source] Errno),
+    /// The plan speaks of a namespace whose descriptor did not come with it.
+    #[error("the {0} namespace did not come with the pod's plan")]
+    MissingNamespace(&'static str),
+    /// A user namespace owns nothing of the host's.
+    #[error("a pod with a user namespace of its own cannot have the host's IPC namespace")]
+    HostIpcInUserNamespace,
     /// The host name is longer than the kernel takes.
     #[error("a host name of {0} bytes; at most {HOSTNAME_MAX_BYTES}")]
     HostnameLength(usize),
@@ -86,14 +99,15 @@ pub enum NamespaceError {
 }
 
 impl Sandbox {
-    /// Makes and joins the pod's namespaces in this process, which must have one thread. `netns`
-    /// absent: the host's network.
+    /// Makes and joins the pod's namespaces in this process, which must have one thread. `namespaces`
+    /// are those that were made before: see [`SandboxPlan::id_mappings`].
     ///
     /// Children that lose their parent become this process's (`PR_SET_CHILD_SUBREAPER`), and from
     /// now on neither it nor a child of it can be looked into before it executes another program
     /// (`PR_SET_DUMPABLE`), so that a container's processes cannot get at what these have open.
-    pub fn enter(plan: &SandboxPlan, netns: Option<OwnedFd>) -> Result<Self, SandboxError> {
+    pub fn enter(plan: &SandboxPlan, namespaces: Vec<OwnedFd>) -> Result<Self, SandboxError> {
         let alone = SingleThreaded::prove().map_err(SandboxError::Threads)?;
+        let given = Given::of(plan, namespaces)?;
         if plan.hostname.len() > HOSTNAME_MAX_BYTES {
             return Err(SandboxError::HostnameLength(plan.hostname.len()));
         }
@@ -106,28 +120,28 @@ impl Sandbox {
         let host_pid_namespace = host_pid_namespace.map_err(|e| SandboxError::Namespace("pid", e))?;
 
         let shm_size = (!plan.host_ipc).then_some(plan.shm_size_bytes);
-        let mounts = PodMounts::make(shm_size).map_err(SandboxError::Mounts)?;
+        let mounts = PodMounts::make(shm_size, given.user.as_ref()).map_err(SandboxError::Mounts)?;
         if !plan.host_ipc {
-            unshare(&[Kind::Ipc]).map_err(|e| SandboxError::Namespace("ipc", e))?;
+            make_or_join("ipc", Kind::Ipc, given.ipc, LinkNameSpaceType::InterProcessCommunication)?;
         }
         if !plan.host_uts {
-            unshare(&[Kind::Uts]).map_err(|e| SandboxError::Namespace("uts", e))?;
+            make_or_join("uts", Kind::Uts, given.uts, LinkNameSpaceType::HostNameAndNISDomainName)?;
             // A new namespace starts with the node's name, which is what a pod without one gets.
             if !plan.hostname.is_empty() {
                 rustix::system::sethostname(plan.hostname.as_bytes()).map_err(SandboxError::Hostname)?;
             }
         }
-        if let Some(netns) = netns {
+        if let Some(netns) = given.network {
             move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
                 .map_err(|e| SandboxError::Namespace("network", e))?;
         }
-        sysctl::apply(plan).map_err(SandboxError::Sysctl)?;
+        sysctl::apply(plan, given.user.as_ref()).map_err(SandboxError::Sysctl)?;
         let init = if plan.shared_pid {
-            Some(micro_init::start(&alone, &mounts).map_err(SandboxError::MicroInit)?)
+            Some(micro_init::start(&alone, &mounts, given.user.as_ref()).map_err(SandboxError::MicroInit)?)
         } else {
             None
         };
-        Ok(Self { alone, host_pid_namespace, mounts, init })
+        Ok(Self { alone, host_pid_namespace, mounts, user_namespace: given.user, init })
     }
 
     /// The micro-init of a shared PID namespace. When it ends, all processes in there are killed.
@@ -142,6 +156,11 @@ impl Sandbox {
 
     pub(crate) fn mounts(&self) -> &PodMounts {
         &self.mounts
+    }
+
+    /// Absent: the pod has the host's.
+    pub(crate) fn user_namespace(&self) -> Option<&UserNamespace> {
+        self.user_namespace.as_ref()
     }
 
     /// A process of the shared PID namespace.
@@ -163,6 +182,45 @@ impl Sandbox {
             .map_err(NamespaceError::Return)?;
         Ok(made)
     }
+}
+
+/// The namespaces that came with a plan.
+#[derive(Default)]
+struct Given {
+    network: Option<OwnedFd>,
+    uts: Option<OwnedFd>,
+    ipc: Option<OwnedFd>,
+    user: Option<UserNamespace>,
+}
+
+impl Given {
+    fn of(plan: &SandboxPlan, mut namespaces: Vec<OwnedFd>) -> Result<Self, SandboxError> {
+        let Some(ids) = plan.id_mappings else {
+            return Ok(Self { network: namespaces.into_iter().next(), ..Self::default() });
+        };
+        if plan.host_ipc {
+            return Err(SandboxError::HostIpcInUserNamespace);
+        }
+        let mut last = |name| namespaces.pop().ok_or(SandboxError::MissingNamespace(name));
+        let user = Some(UserNamespace::new(last("user")?, ids));
+        let ipc = Some(last("ipc")?);
+        let uts = if plan.host_uts { None } else { Some(last("uts")?) };
+        Ok(Self { network: namespaces.pop(), uts, ipc, user })
+    }
+}
+
+/// Joins a namespace that was given, or makes one.
+fn make_or_join(
+    name: &'static str,
+    kind: Kind,
+    given: Option<OwnedFd>,
+    link: LinkNameSpaceType,
+) -> Result<(), SandboxError> {
+    let result = match given {
+        Some(fd) => move_into_link_name_space(fd.as_fd(), Some(link)),
+        None => unshare(&[kind]),
+    };
+    result.map_err(|e| SandboxError::Namespace(name, e))
 }
 
 /// Going below what the daemon has takes CAP_SYS_RESOURCE (proc_pid_oom_score_adj(5)); without it the

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::report::GROUPS_MAX;
 use crate::root::{Links, Root};
+use crate::sandbox::user_namespace::{Unmapped, UserNamespace};
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
@@ -58,6 +59,8 @@ pub(crate) enum UserError {
     NoId(u32),
     #[error("more than {GROUPS_MAX} groups")]
     Groups,
+    #[error(transparent)]
+    Unmapped(#[from] Unmapped),
 }
 
 /// Who a process runs as, once that has been looked up.
@@ -80,7 +83,11 @@ struct Entry {
 }
 
 /// Looks the user up. The process's root is the container's.
-pub(crate) fn resolve(root: &Root, plan: &UserPlan) -> Result<Identity, UserError> {
+pub(crate) fn resolve(
+    root: &Root,
+    plan: &UserPlan,
+    user_namespace: Option<&UserNamespace>,
+) -> Result<Identity, UserError> {
     let entry = match &plan.user {
         None => entry_of_uid(open(root, PASSWD)?, 0)?,
         Some(WantedUser::Uid(uid)) => entry_of_uid(open(root, PASSWD)?, checked(*uid)?)?,
@@ -109,7 +116,9 @@ pub(crate) fn resolve(root: &Root, plan: &UserPlan) -> Result<Identity, UserErro
     }
     let home = entry.map(|entry| entry.home);
     let home = home.filter(|home| home.first() == Some(&b'/') && home.len() < HOME_MAX_BYTES);
-    Ok(Identity { user: User { uid, gid, groups }, home })
+    let user = User { uid, gid, groups };
+    user_namespace.map_or(Ok(()), |namespace| namespace.check(&user))?;
+    Ok(Identity { user, home })
 }
 
 fn checked(id: u32) -> Result<u32, UserError> {

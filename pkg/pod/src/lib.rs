@@ -46,6 +46,7 @@ mod stdio;
 mod survivors;
 mod trash;
 mod usage;
+mod user_namespace;
 
 pub use apparmor::{AppArmorError, AppArmorState};
 pub use attach::{AttachRequest, AttachSession, ContainerTerminal};

@@ -15,7 +15,7 @@ use carpel_spec::{
     seccomp::{Arch, KernelVersion},
 };
 
-use crate::{CgroupDriver, Config, OpenError};
+use crate::{CgroupDriver, Config, OpenError, user_namespace};
 
 /// The most that is read of a file of the kernel's, in bytes.
 const KERNEL_FILE_MAX_BYTES: u64 = 1 << 20;
@@ -28,6 +28,8 @@ pub(crate) struct Node {
     pub(crate) boot_id: String,
     /// The shims' `oom_score_adj`: one above the lowest, if the daemon may go so low.
     pub(crate) shim_oom_score_adj: i32,
+    /// Whether pods can have user namespaces of their own.
+    pub(crate) user_namespaces: bool,
 }
 
 impl Node {
@@ -57,7 +59,16 @@ impl Node {
             thermal_throttle_cpus: thermal_throttle_cpus(),
         };
         let own = read("/proc/self/oom_score_adj").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-        Ok(Node { facts, cgroups: Arc::new(cgroups), boot_id, shim_oom_score_adj: i32::max(own, -998) })
+        let user_namespaces = user_namespace::probe(&config.root);
+        if let Err(err) = &user_namespaces {
+            tracing::warn!(
+                err = err as &dyn std::error::Error,
+                "pods cannot have user namespaces on this node"
+            );
+        }
+        let user_namespaces = user_namespaces.is_ok();
+        let shim_oom_score_adj = i32::max(own, -998);
+        Ok(Node { facts, cgroups: Arc::new(cgroups), boot_id, shim_oom_score_adj, user_namespaces })
     }
 
     /// The cgroup that shims live in, made if it is absent; `None` if they stay in the daemon's own, or

@@ -78,6 +78,12 @@ impl Pods {
         Pods { shared, _open: open }
     }
 
+    /// Whether pods can have user namespaces of their own on this node, with idmapped volumes.
+    #[must_use]
+    pub fn supports_user_namespaces(&self) -> bool {
+        self.shared.node.user_namespaces
+    }
+
     /// All pods.
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<PodSnapshot>> {

@@ -17,7 +17,7 @@ use std::{
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
-            fs::OpenOptionsExt,
+            fs::{OpenOptionsExt, fchown},
             net::{UnixListener, UnixStream},
         },
     },
@@ -29,10 +29,11 @@ use carpel_network::{AttachRequest, Attachment};
 use carpel_shim_api::plan::SandboxPlan;
 use carpel_spec::{
     PlanError, PodFacts,
-    config::{PodOrNode, Protocol, SandboxConfig},
+    config::{IdMappings, PodOrNode, Protocol, SandboxConfig, UserMode},
     input::UnprivilegedNetwork,
     resolv_conf,
 };
+use carpel_sys::userns::Namespaces;
 use futures::FutureExt;
 use tokio::sync::mpsc;
 use tracing::{Instrument, info_span};
@@ -49,6 +50,7 @@ use crate::{
         Shim, ShimError,
         program::{ShimProcess, StartShimError},
     },
+    user_namespace,
 };
 
 /// The size of a pod's `/dev/shm`: what Kubernetes users expect.
@@ -150,8 +152,25 @@ struct Recorded {
 struct Equipped {
     base: Reserved,
     attachment: Option<Attachment>,
+    namespaces: Vec<OwnedFd>,
     process: ShimProcess,
     socket: UnixStream,
+}
+
+/// What a pod's user namespace owns.
+#[derive(Default)]
+struct OwnNamespaces {
+    /// For the network room.
+    netns: Option<OwnedFd>,
+    /// For the shim, which keeps them: UTS, IPC and the user namespace itself, as far as they are the pod's.
+    kept: Vec<OwnedFd>,
+}
+
+impl From<Namespaces> for OwnNamespaces {
+    fn from(made: Namespaces) -> Self {
+        let Namespaces { user, network, uts, ipc } = made;
+        OwnNamespaces { netns: network, kept: [uts, ipc, Some(user)].into_iter().flatten().collect() }
+    }
 }
 
 impl Reserved {
@@ -196,10 +215,10 @@ impl Reserved {
         let folder = layout.pod_dir(&self.id);
         make_private_dir(&folder)?;
         let resolv = resolv_conf::render(self.config.dns.as_ref(), &node::host_resolv_conf());
-        write(&layout.resolv_conf(&self.id), &resolv)?;
+        write(&layout.resolv_conf(&self.id), &resolv, &self.config)?;
         let host = node::hostname();
         let hostname = carpel_spec::effective_hostname(&self.config, &host);
-        write(&layout.hostname(&self.id), &resolv_conf::hostname_file(hostname))?;
+        write(&layout.hostname(&self.id), &resolv_conf::hostname_file(hostname), &self.config)?;
         let socket_path = layout.socket(&self.id);
         let failed = |source| FileError { action: "listen on", path: socket_path.clone(), source };
         let (listener, socket) = listen(&folder).map_err(failed)?;
@@ -209,7 +228,19 @@ impl Reserved {
         Ok((listener, socket, log))
     }
 
-    fn attach_request(&self) -> Option<AttachRequest> {
+    /// Makes the pod's user namespace, if it is to have one, and what that owns.
+    async fn user_namespace(&self) -> Result<OwnNamespaces, RunError> {
+        if self.config.namespaces.user == UserMode::Node {
+            return Ok(OwnNamespaces::default());
+        }
+        let config = Arc::clone(&self.config);
+        let made = tokio::task::spawn_blocking(move || user_namespace::make(&config)).await;
+        let made = made.map_err(|_| RunError::BrokenOff(self.id.clone()))?;
+        let failed = |err| RunError::UserNamespace { id: self.id.clone(), source: Arc::new(err) };
+        Ok(made.map_err(failed)?.map(OwnNamespaces::from).unwrap_or_default())
+    }
+
+    fn attach_request(&self, netns: Option<OwnedFd>) -> Option<AttachRequest> {
         let config = &self.config;
         if config.namespaces.network == PodOrNode::Node {
             return None;
@@ -239,6 +270,7 @@ impl Reserved {
             },
             cgroup_parent: config.cgroup_parent.clone().unwrap_or_default(),
             sysctls: self.sysctls.clone(),
+            netns: netns.map(Arc::new),
         })
     }
 
@@ -274,7 +306,12 @@ impl Recorded {
     /// The network and the shim's process do not need each other yet.
     async fn equip(self) -> Result<Equipped, RunError> {
         let Recorded { base, listener, socket, log } = self;
-        let (shared, request) = (Arc::clone(&base.shared), base.attach_request());
+        let namespaces = match base.user_namespace().await {
+            Ok(namespaces) => namespaces,
+            Err(err) => return Err(base.undo(None, err).await),
+        };
+        let OwnNamespaces { netns, kept } = namespaces;
+        let (shared, request) = (Arc::clone(&base.shared), base.attach_request(netns));
         let attach = async {
             match request {
                 None => Ok(None),
@@ -290,7 +327,9 @@ impl Recorded {
         let spawned = spawned.unwrap_or_else(|err| Err(StartShimError::Watch(io::Error::other(err))));
         let id = base.id.clone();
         match (attached, spawned) {
-            (Ok(attachment), Ok(process)) => Ok(Equipped { base, attachment, process, socket }),
+            (Ok(attachment), Ok(process)) => {
+                Ok(Equipped { base, attachment, namespaces: kept, process, socket })
+            }
             (Err(err), spawned) => {
                 let err = RunError::Network { id, source: Arc::new(err) };
                 Err(base.undo(spawned.ok(), err).await)
@@ -326,7 +365,7 @@ impl Equipped {
         Err(self.base.undo(Some(self.process), failed).await)
     }
 
-    async fn meet(&self) -> Result<Link, RunError> {
+    async fn meet(&mut self) -> Result<Link, RunError> {
         let id = || self.base.id.clone();
         let refused = |err: ShimError| RunError::Shim { id: id(), source: Arc::new(err) };
         let broken = |source| FileError {
@@ -346,10 +385,11 @@ impl Equipped {
                 Some(OwnedFd::from(opened.map_err(file_error)?))
             }
         };
+        let namespaces = netns.into_iter().chain(self.namespaces.drain(..)).collect();
         let socket = self.socket.try_clone().map_err(|err| file_error(broken(err)))?;
         let (sender, events) = mpsc::unbounded_channel();
         let shim = Shim::new(socket, sender).map_err(|err| file_error(broken(err)))?;
-        let (_, sandbox) = shim.set_up(self.base.plan.clone(), netns).await.map_err(refused)?;
+        let (_, sandbox) = shim.set_up(self.base.plan.clone(), namespaces).await.map_err(refused)?;
         let init_pid = Some(sandbox.init_pid).filter(|pid| *pid > 0);
         Ok(Link { shim, process: self.process.clone(), init_pid, events })
     }
@@ -362,11 +402,18 @@ impl Equipped {
     }
 }
 
-fn write(path: &Path, content: &str) -> Result<(), FileError> {
+/// Writes a file that containers see; it is their root's, whoever that is.
+fn write(path: &Path, content: &str, config: &SandboxConfig) -> Result<(), FileError> {
     let failed = |source| FileError { action: "write", path: path.to_owned(), source };
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path).map_err(failed)?;
-    io::Write::write_all(&mut file, content.as_bytes()).map_err(failed)
+    io::Write::write_all(&mut file, content.as_bytes()).map_err(failed)?;
+    match config.namespaces.user.mappings() {
+        None => Ok(()),
+        Some(IdMappings { uids, gids }) => {
+            fchown(&file, Some(uids.host_id), Some(gids.host_id)).map_err(failed)
+        }
+    }
 }
 
 /// Makes the shim's socket in `folder`, and connects to it: the connection waits in the backlog until

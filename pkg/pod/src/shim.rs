@@ -184,10 +184,10 @@ impl Shim {
     pub(crate) async fn set_up(
         &self,
         plan: SandboxPlan,
-        netns: Option<OwnedFd>,
+        namespaces: Vec<OwnedFd>,
     ) -> Result<(HelloReply, SandboxReply), ShimError> {
         let hello = self.send("Hello", request::Body::Hello(our_versions()), Vec::new())?;
-        let sandbox = self.send("Sandbox", request::Body::Sandbox(plan), netns.into_iter().collect())?;
+        let sandbox = self.send("Sandbox", request::Body::Sandbox(plan), namespaces)?;
         let hello = check_hello(hello.reply(QUICK).await?.body)?;
         match sandbox.reply(QUICK).await?.body {
             reply::Body::Sandbox(sandbox) => Ok((hello, sandbox)),

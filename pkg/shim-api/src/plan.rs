@@ -41,6 +41,34 @@ pub struct SandboxPlan {
     /// The shim's own `oom_score_adj`; the daemon's own is the lowest that can be had.
     #[prost(int32, tag = "10")]
     pub shim_oom_score_adj: i32,
+    /// The ids of the pod's user namespace; absent: the host's. With it descriptors of namespaces come
+    /// with the message, all owned by that user namespace: network (unless the host's), UTS (unless
+    /// `host_uts`), IPC (unless `host_ipc`), and at last the user namespace itself. Without it the network
+    /// namespace's alone.
+    #[prost(message, optional, tag = "11")]
+    pub id_mappings: Option<IdMappings>,
+}
+
+/// The ids of a user namespace, in each case from 0 on.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct IdMappings {
+    /// Users.
+    #[prost(message, required, tag = "1")]
+    pub uids: IdRange,
+    /// Groups.
+    #[prost(message, required, tag = "2")]
+    pub gids: IdRange,
+}
+
+/// Ids that follow one another.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct IdRange {
+    /// What is 0 inside.
+    #[prost(uint32, tag = "1")]
+    pub host_id: u32,
+    /// How many there are.
+    #[prost(uint32, tag = "2")]
+    pub length: u32,
 }
 
 /// A kernel setting.
@@ -153,6 +181,10 @@ pub struct MountPlan {
     /// kernel without it).
     #[prost(bool, tag = "8")]
     pub optional: bool,
+    /// Of a bind mount: its files show the ids that the pod's user namespace maps theirs to. Image layers
+    /// and what is made for the container always do.
+    #[prost(bool, tag = "10")]
+    pub idmapped: bool,
 }
 
 /// The kinds of [`MountPlan`].

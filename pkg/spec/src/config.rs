@@ -101,6 +101,47 @@ pub struct Namespaces {
     pub ipc: PodOrNode,
     /// Where processes are numbered.
     pub pid: PidMode,
+    /// Whose ids its users and groups are.
+    #[serde(default)]
+    pub user: UserMode,
+}
+
+/// Whose ids users and groups are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum UserMode {
+    /// The host's.
+    #[default]
+    Node,
+    /// Those of a user namespace of the pod's.
+    Pod(IdMappings),
+}
+
+impl UserMode {
+    /// The pod's own, if it has any.
+    pub fn mappings(&self) -> Option<IdMappings> {
+        match self {
+            UserMode::Node => None,
+            UserMode::Pod(mappings) => Some(*mappings),
+        }
+    }
+}
+
+/// The ids of a user namespace, in each case from 0 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMappings {
+    /// Users.
+    pub uids: IdRange,
+    /// Groups.
+    pub gids: IdRange,
+}
+
+/// Ids of the host that follow one another, without 2^32-1, which is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// What is 0 inside.
+    pub host_id: u32,
+    /// How many there are; at least one.
+    pub length: u32,
 }
 
 /// The pod's own, or the node's.
@@ -246,6 +287,9 @@ pub struct MountConfig {
     pub propagation: MountPropagation,
     /// Relabelling was asked for.
     pub selinux_relabel: bool,
+    /// Its files are to show these ids: those of the pod's user namespace.
+    #[serde(default)]
+    pub id_mappings: Option<IdMappings>,
 }
 
 /// Where a mount comes from.
@@ -306,6 +350,9 @@ pub struct ContainerSecurity {
     pub drop_capabilities: Vec<String>,
     /// Where processes are numbered; absent: as the sandbox says.
     pub pid: Option<PidMode>,
+    /// Whose ids its users and groups are; absent: as the sandbox says, and never anything else.
+    #[serde(default)]
+    pub user: Option<UserMode>,
     /// Who it runs as; absent: the image says.
     pub run_as: Option<RunAs>,
     /// Primary group; only with `run_as`.

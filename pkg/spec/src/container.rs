@@ -4,7 +4,7 @@ use carpel_shim_api::PAYLOAD_MAX_BYTES;
 use carpel_shim_api::plan::{ContainerPlan, PidNamespace, ProcessPlan, RootfsPlan};
 use prost::Message as _;
 
-use crate::config::{PidMode, Terminal};
+use crate::config::{IdRange, PidMode, RunAs, Terminal, UserMode};
 use crate::error::PlanError;
 use crate::input::ContainerInput;
 use crate::mounts::Mounts;
@@ -39,6 +39,7 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
     if let Some(name) = config.cdi_devices.first() {
         return Err(PlanError::Cdi { name: name.clone() });
     }
+    check_user_namespace(input)?;
     let (pid_namespace, pid_target) = pid_namespace(input)?;
     let devices = devices::plan_devices(input)?;
     let Mounts { mounts, rootfs_propagation, pod_shm } = mounts::plan_mounts(input)?;
@@ -48,7 +49,8 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
         mounts,
         pid_namespace: pid_namespace.into(),
         pid_target,
-        host_cgroup_namespace: config.security.privileged,
+        // A user namespace owns none of the host's, and so could not mount what it shows.
+        host_cgroup_namespace: config.security.privileged && input.sandbox.namespaces.user == UserMode::Node,
         masked_paths: security::masked_paths(&config.security, input.node)?,
         readonly_paths: security::readonly_paths(&config.security)?,
         cgroup: cgroup::plan_cgroup(input, &devices)?,
@@ -67,6 +69,26 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
 /// terminal. (An exec that changes nothing else needs no more than `ExecPlan::args`.)
 pub fn exec_process(init: &ProcessPlan, args: Vec<Vec<u8>>, terminal: Terminal) -> ProcessPlan {
     ProcessPlan { args, terminal: terminal == Terminal::Pty, ..init.clone() }
+}
+
+/// A container has the pod's user namespace, and ids that there are in it.
+fn check_user_namespace(input: &ContainerInput<'_>) -> Result<(), PlanError> {
+    let of_pod = input.sandbox.namespaces.user;
+    let security = &input.config.security;
+    if security.user.is_some_and(|of_container| of_container != of_pod) {
+        return Err(PlanError::OtherUserNamespace);
+    }
+    let Some(mappings) = of_pod.mappings() else { return Ok(()) };
+    let check = |field, range: IdRange, id: u32| {
+        let last = range.length.saturating_sub(1);
+        if id <= last { Ok(()) } else { Err(PlanError::UnmappedId { field, id, last }) }
+    };
+    if let Some(RunAs::Uid(uid)) = security.run_as {
+        check("run_as_user", mappings.uids, uid)?;
+    }
+    security.run_as_group.map_or(Ok(()), |gid| check("run_as_group", mappings.gids, gid))?;
+    let mut groups = security.supplemental_groups.iter();
+    groups.try_for_each(|gid| check("supplemental group", mappings.gids, *gid))
 }
 
 fn process_plan(input: &ContainerInput<'_>) -> Result<ProcessPlan, PlanError> {
@@ -110,6 +132,9 @@ fn pid_namespace(input: &ContainerInput<'_>) -> Result<(PidNamespace, String), P
     let of_pod = &input.sandbox.namespaces.pid;
     match input.config.security.pid.as_ref().unwrap_or(of_pod) {
         PidMode::Container => Ok((PidNamespace::Container, String::new())),
+        PidMode::Node if input.sandbox.namespaces.user != UserMode::Node => {
+            Err(PlanError::HostNamespaceInUserNamespace { namespace: "PID" })
+        }
         PidMode::Node => Ok((PidNamespace::Node, String::new())),
         PidMode::Pod if *of_pod == PidMode::Pod => Ok((PidNamespace::Pod, String::new())),
         PidMode::Pod => Err(PlanError::NoPodPidNamespace),

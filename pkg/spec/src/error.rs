@@ -72,6 +72,25 @@ pub enum PlanError {
     /// The sandbox has no PID namespace to share.
     #[error("the container wants the pod's PID namespace, but the pod sandbox has none of its own")]
     NoPodPidNamespace,
+    /// A user namespace owns nothing of the host's, so that a container could not even see it.
+    #[error("a pod with a user namespace of its own cannot have the host's {namespace} namespace")]
+    HostNamespaceInUserNamespace {
+        /// Which.
+        namespace: &'static str,
+    },
+    /// A pod has one user namespace.
+    #[error("the user namespace of the container is not that of its pod sandbox")]
+    OtherUserNamespace,
+    /// Nobody in there can be it.
+    #[error("{field} {id} is not mapped by the pod's user namespace, which has 0 to {last}")]
+    UnmappedId {
+        /// What it is.
+        field: &'static str,
+        /// As given.
+        id: u32,
+        /// The last one that is.
+        last: u32,
+    },
     /// A sandbox cannot be in a container's namespace.
     #[error("the PID namespace mode of a pod sandbox cannot be that of a target container")]
     SandboxTargetPid,
@@ -274,6 +293,9 @@ pub enum MountProblem {
     /// An image's content is never written to.
     #[error("an image can be mounted read-only and with private propagation only")]
     ImageAccess,
+    /// An idmapped mount in a pod without a user namespace, or with other ids.
+    #[error("the ids that it maps are not those of a user namespace of the pod")]
+    Idmap,
     /// A sub path that goes up or is absolute.
     #[error("the image sub path must be relative and without `..`")]
     SubPath,

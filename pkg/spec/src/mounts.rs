@@ -19,7 +19,7 @@ use carpel_shim_api::plan::{
     BindSource, FilesystemSource, LayersSource, MountPlan, Propagation, mount_plan::Source,
 };
 
-use crate::config::{MountAccess, MountConfig, MountPropagation, MountSource};
+use crate::config::{MountAccess, MountConfig, MountPropagation, MountSource, PodOrNode, UserMode};
 use crate::error::{MountProblem, PlanError};
 use crate::input::ContainerInput;
 use crate::path;
@@ -37,6 +37,8 @@ pub(crate) const NOEXEC: u64 = 0x8;
 /// mount_setattr(2) `MOUNT_ATTR_STRICTATIME`.
 pub(crate) const STRICTATIME: u64 = 0x20;
 
+/// `gid=5` of devpts: the group that terminals belong to, everywhere.
+const TTY_GID: u32 = 5;
 /// The most mounts of a container.
 const MOUNTS_MAX: usize = 4096;
 /// Since when a mount can be made read-only with all below it: mount_setattr(2).
@@ -106,19 +108,27 @@ fn kernel_mounts(input: &ContainerInput<'_>) -> Vec<MountPlan> {
     let strict = NOSUID | NODEV | NOEXEC;
     let of_the_host = if input.config.security.privileged { strict } else { strict | RDONLY };
     let optional = |mount: MountPlan| MountPlan { optional: true, ..mount };
+    let sandbox = &input.sandbox.namespaces;
+    let sys = match (sandbox.user, sandbox.network) {
+        // A sysfs is the network namespace's owner's to mount: the host's is seen as it is, without what
+        // is mounted on it.
+        (UserMode::Pod(_), PodOrNode::Node) => {
+            let source = BindSource { path: "/sys".to_owned(), recursive: false, create_dir: false };
+            MountPlan { source: Some(Source::Bind(source)), ..bind("/sys", "/sys", of_the_host) }
+        }
+        // With the host's network this is the host's view of it, as everywhere else; still read-only.
+        _ => filesystem("/sys", "sysfs", &[], of_the_host),
+    };
+    // The group tty, unless the pod has no such group.
+    let tty = sandbox.user.mappings().is_none_or(|mappings| mappings.gids.length > TTY_GID);
+    let devpts: &[&str] = &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
     vec![
         filesystem("/proc", "proc", &[], strict),
         filesystem("/dev", "tmpfs", &["mode=755", "size=65536k"], NOSUID | STRICTATIME),
-        filesystem(
-            "/dev/pts",
-            "devpts",
-            &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-            NOSUID | NOEXEC,
-        ),
+        filesystem("/dev/pts", "devpts", &devpts[..if tty { 4 } else { 3 }], NOSUID | NOEXEC),
         optional(filesystem("/dev/mqueue", "mqueue", &[], strict)),
         filesystem("/dev/shm", "tmpfs", &["mode=1777", "size=65536k"], strict),
-        // With the host's network this is the host's view of it, as everywhere else; still read-only.
-        filesystem("/sys", "sysfs", &[], of_the_host),
+        sys,
         filesystem("/sys/fs/cgroup", "cgroup", &[], of_the_host),
     ]
 }
@@ -158,6 +168,9 @@ fn client_mount(
     if recursive_read_only && input.node.kernel < RECURSIVE_READ_ONLY_SINCE {
         return refused(MountProblem::RecursiveReadOnlyKernel);
     }
+    if config.id_mappings.is_some() && config.id_mappings != input.sandbox.namespaces.user.mappings() {
+        return refused(MountProblem::Idmap);
+    }
     let source = match &config.source {
         MountSource::Host(source) => {
             let source = path::host("host_path", source)?;
@@ -180,6 +193,7 @@ fn client_mount(
         attributes_recursive: if recursive_read_only { RDONLY } else { 0 },
         propagation: propagation(config.propagation).into(),
         optional: false,
+        idmapped: config.id_mappings.is_some(),
     })
 }
 
@@ -210,6 +224,7 @@ fn image_mount(
         attributes_recursive: 0,
         propagation: Propagation::Private.into(),
         optional: false,
+        idmapped: false,
     })
 }
 
@@ -251,6 +266,7 @@ fn filesystem(destination: &str, fs_type: &str, options: &[&str], attributes: u6
         attributes_recursive: 0,
         propagation: Propagation::Inherit.into(),
         optional: false,
+        idmapped: false,
     }
 }
 
@@ -263,5 +279,6 @@ fn bind(destination: &str, source: &str, attributes: u64) -> MountPlan {
         attributes_recursive: 0,
         propagation: Propagation::Private.into(),
         optional: false,
+        idmapped: false,
     }
 }

@@ -6,14 +6,15 @@
 use std::collections::HashMap;
 
 use carpel_shim_api::plan::{
-    Capabilities, CgroupPlan, ContainerPlan, DevicePlan, DeviceRule, MountPlan, PidNamespace, ProcessPlan,
-    Propagation, Resources, SandboxPlan, mount_plan, user_plan,
+    Capabilities, CgroupPlan, ContainerPlan, DevicePlan, DeviceRule, IdRange, MountPlan, PidNamespace,
+    ProcessPlan, Propagation, Resources, SandboxPlan, mount_plan, user_plan,
 };
 use carpel_shim_api::record;
 use oci_spec::runtime::{
     Capability, Linux, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType,
-    LinuxHugepageLimit, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, PosixRlimit,
-    PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+    LinuxHugepageLimit, LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemory, LinuxNamespace,
+    LinuxNamespaceType, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
+    Root, Spec, User,
 };
 
 use crate::capability;
@@ -188,6 +189,9 @@ fn mount(plan: &MountPlan) -> Mount {
     options.extend(
         flags.iter().filter(|(bit, _)| plan.attributes & bit != 0).map(|(_, name)| (*name).to_owned()),
     );
+    if plan.idmapped {
+        options.push("ridmap".to_owned());
+    }
     if plan.attributes_recursive & RDONLY != 0 {
         options.push("rro".to_owned());
     }
@@ -236,8 +240,15 @@ fn linux(plan: &ContainerPlan, sandbox: &SandboxPlan, facts: RuntimeSpecFacts<'_
         .set_rootfs_propagation(propagation)
         .set_masked_paths(Some(plan.masked_paths.clone()))
         .set_readonly_paths(Some(plan.readonly_paths.clone()))
-        .set_sysctl(Some(sysctl).filter(|sysctl| !sysctl.is_empty()));
+        .set_sysctl(Some(sysctl).filter(|sysctl| !sysctl.is_empty()))
+        .set_uid_mappings(sandbox.id_mappings.map(|ids| vec![id_mapping(&ids.uids)]))
+        .set_gid_mappings(sandbox.id_mappings.map(|ids| vec![id_mapping(&ids.gids)]));
     linux
+}
+
+fn id_mapping(range: &IdRange) -> LinuxIdMapping {
+    // Nothing in it is required, so it is always built.
+    LinuxIdMappingBuilder::default().host_id(range.host_id).size(range.length).build().unwrap_or_default()
 }
 
 /// Those that are not the host's. The pod's are held by its shim, so they have no path but the network's.
@@ -251,6 +262,7 @@ fn namespaces(
         (LinuxNamespaceType::Ipc, !sandbox.host_ipc),
         (LinuxNamespaceType::Uts, !sandbox.host_uts),
         (LinuxNamespaceType::Mount, true),
+        (LinuxNamespaceType::User, sandbox.id_mappings.is_some()),
         (LinuxNamespaceType::Cgroup, !plan.host_cgroup_namespace),
         (LinuxNamespaceType::Network, facts.network_namespace.is_some()),
     ];

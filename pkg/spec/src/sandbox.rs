@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use carpel_shim_api::plan::{SandboxPlan, Sysctl};
+use carpel_shim_api::plan::{self, IdMappings, SandboxPlan, Sysctl};
 
-use crate::config::{PidMode, PodOrNode, SandboxConfig};
+use crate::config::{IdRange, PidMode, PodOrNode, SandboxConfig};
 use crate::error::{HostnameProblem, PlanError};
 use crate::input::{PodFacts, UnprivilegedNetwork};
 use crate::{path, sysctl};
@@ -27,6 +27,7 @@ pub fn sandbox_plan(config: &SandboxConfig, facts: &PodFacts) -> Result<SandboxP
         PidMode::Container | PidMode::Node => false,
         PidMode::Target(_) => return Err(PlanError::SandboxTargetPid),
     };
+    let id_mappings = id_mappings(config)?;
     Ok(SandboxPlan {
         pod_id: facts.pod_id.clone(),
         pod_dir: path::below_root("pod folder", &facts.pod_dir)?,
@@ -38,7 +39,23 @@ pub fn sandbox_plan(config: &SandboxConfig, facts: &PodFacts) -> Result<SandboxP
         sysctls: checked_sysctls(config, |namespace| namespace != sysctl::Namespace::Network)?,
         shim_cgroup: facts.shim_cgroup.clone(),
         shim_oom_score_adj: facts.shim_oom_score_adj,
+        id_mappings,
     })
+}
+
+/// The ids of the pod's user namespace. The host's processes and IPC objects would be nobody's in there;
+/// the host's network is of use all the same (KEP-5607).
+fn id_mappings(config: &SandboxConfig) -> Result<Option<IdMappings>, PlanError> {
+    let Some(mappings) = config.namespaces.user.mappings() else { return Ok(None) };
+    let refused = |namespace| Err(PlanError::HostNamespaceInUserNamespace { namespace });
+    if config.namespaces.pid == PidMode::Node {
+        return refused("PID");
+    }
+    if config.namespaces.ipc == PodOrNode::Node {
+        return refused("IPC");
+    }
+    let range = |range: IdRange| plan::IdRange { host_id: range.host_id, length: range.length };
+    Ok(Some(IdMappings { uids: range(mappings.uids), gids: range(mappings.gids) }))
 }
 
 /// Sysctls of the pod's network namespace, sorted by name: what was asked for, and what an

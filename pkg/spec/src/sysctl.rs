@@ -134,10 +134,15 @@ fn check_value(value: &str) -> Result<(), SysctlError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::PidMode;
+    use crate::config::{PidMode, UserMode};
 
     fn own() -> Namespaces {
-        Namespaces { network: PodOrNode::Pod, ipc: PodOrNode::Pod, pid: PidMode::Container }
+        Namespaces {
+            network: PodOrNode::Pod,
+            ipc: PodOrNode::Pod,
+            pid: PidMode::Container,
+            user: UserMode::Node,
+        }
     }
 
     #[test]
@@ -208,7 +213,12 @@ mod tests {
 
     #[test]
     fn settings_of_the_hosts_namespaces_are_refused() {
-        let host = Namespaces { network: PodOrNode::Node, ipc: PodOrNode::Node, pid: PidMode::Node };
+        let host = Namespaces {
+            network: PodOrNode::Node,
+            ipc: PodOrNode::Node,
+            pid: PidMode::Node,
+            user: UserMode::Node,
+        };
         for key in ["net.core.somaxconn", "kernel.sem", "fs.mqueue.msg_max", "kernel.domainname"] {
             assert!(matches!(check(key, "1", &host), Err(SysctlError::HostNamespace { .. })), "{key}");
         }

@@ -49,5 +49,6 @@ fn onto_itself(path: String) -> MountPlan {
         attributes_recursive: 0,
         propagation: Propagation::Private.into(),
         optional: false,
+        idmapped: false,
     }
 }

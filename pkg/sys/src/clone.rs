@@ -58,6 +58,8 @@ pub struct CloneRequest<'fd> {
     pub new_pid_namespace: bool,
     /// Born in a new mount namespace, a copy of this one (`CLONE_NEWNS`).
     pub new_mount_namespace: bool,
+    /// Born as a child of this process's parent, who reaps it (`CLONE_PARENT`).
+    pub sibling: bool,
     /// The folder of the cgroup v2 to be born in (`CLONE_INTO_CGROUP`); else this process's own.
     pub cgroup: Option<BorrowedFd<'fd>>,
 }
@@ -79,6 +81,13 @@ impl InChild {
         let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
         keep.sort_unstable();
         fd::close_all_but(&keep);
+    }
+
+    /// Closes one descriptor, of which the same is true.
+    pub fn close(&self, fd: BorrowedFd<'_>) {
+        if let Ok(number) = u32::try_from(fd.as_raw_fd()) {
+            fd::close_range(number, number);
+        }
     }
 }
 
@@ -108,6 +117,9 @@ pub fn clone_process(
     if request.new_mount_namespace {
         flags |= libc::CLONE_NEWNS as u64;
     }
+    if request.sibling {
+        flags |= libc::CLONE_PARENT as u64;
+    }
     // Between the clone and the closure nothing of the caller's may run: not a signal handler either.
     let blocked = signal::block_all()?;
     let mut pidfd: RawFd = -1;
@@ -132,7 +144,10 @@ fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>, pidfd: &mut RawFd) -> Resu
     // SAFETY: all-zero is a valid clone_args: it is plain integers, and zero means "not asked for".
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
     args.flags = flags;
-    args.exit_signal = libc::SIGCHLD as u64;
+    // A sibling has this process's own (clone(2): with CLONE_PARENT there must be none here).
+    if flags & libc::CLONE_PARENT as u64 == 0 {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
     args.pidfd = std::ptr::from_mut(pidfd) as u64;
     if let Some(cgroup) = cgroup {
         // CLONE_INTO_CGROUP is bit 33: libc's constant has the type of clone(2)'s 32-bit flags.

@@ -46,7 +46,8 @@ pub(crate) fn close_all_but(keep: &[RawFd]) {
     close_range(first, u32::MAX);
 }
 
-fn close_range(first: u32, last: u32) {
+/// Closes descriptors, as [`close_all_but`] does.
+pub(crate) fn close_range(first: u32, last: u32) {
     // SAFETY: see `close_all_but`: no value of this process that still lives owns one of them. The
     // call fails only for first > last, which the caller excludes.
     unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };

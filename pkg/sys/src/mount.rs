@@ -60,6 +60,25 @@ pub fn set_attr(mount: BorrowedFd<'_>, change: AttrChange) -> Result<(), Errno> 
     if change.recursive {
         flags |= libc::AT_RECURSIVE;
     }
+    mount_setattr(mount, flags, &attr)
+}
+
+/// Shows the files of a mount that is attached nowhere, and never was, as belonging to the ids that
+/// `userns` maps theirs to (`MOUNT_ATTR_IDMAP`). All below it too if `recursive`: then all or none.
+///
+/// EINVAL: a file system there cannot do that. EPERM: it does so already.
+pub fn set_idmap(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(userns.as_raw_fd()).map_err(|_| Errno::BADF)?,
+    };
+    let below = if recursive { libc::AT_RECURSIVE } else { 0 };
+    mount_setattr(mount, libc::AT_EMPTY_PATH | below, &attr)
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, flags: libc::c_int, attr: &libc::mount_attr) -> Result<(), Errno> {
     // SAFETY: the path is a NUL-terminated constant, the struct is initialised, outlives the call and
     // has the size that is passed with it.
     let result = unsafe {
@@ -68,7 +87,7 @@ pub fn set_attr(mount: BorrowedFd<'_>, change: AttrChange) -> Result<(), Errno> 
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };

@@ -42,21 +42,37 @@ fn error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Netn
 /// Makes a network namespace, pins it at `pin` (which must not exist yet), runs `inside` on the thread that
 /// is in it, and returns what that returned. Nothing is pinned if this fails.
 pub fn create<T: Send>(pin: &Path, inside: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-    on_own_thread(pin, || {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o444)
-            .open(pin)
-            .map_err(error("create the file that pins network namespace", pin))?;
-        let pinned = unshare().and_then(|()| Ok(rustix::mount::mount_bind("/proc/thread-self/ns/net", pin)?));
-        if let Err(source) = pinned {
-            // The file is ours and holds nothing; if even this fails, `remove` finds it by name later.
-            let _ = std::fs::remove_file(pin);
-            return Err(error("make and pin network namespace", pin)(source));
-        }
-        Ok(inside())
-    })
+    on_own_thread(pin, || pin_and_run(pin, unshare, inside))
+}
+
+/// As [`create`], with a namespace that somebody made already: one that another user namespace owns.
+pub fn adopt<T: Send>(
+    ns: BorrowedFd<'_>,
+    pin: &Path,
+    inside: impl FnOnce() -> T + Send,
+) -> Result<T, NetnsError> {
+    let enter = || Ok(rustix::thread::move_into_link_name_space(ns, Some(LinkNameSpaceType::Network))?);
+    on_own_thread(pin, || pin_and_run(pin, enter, inside))
+}
+
+fn pin_and_run<T>(
+    pin: &Path,
+    enter: impl FnOnce() -> io::Result<()>,
+    inside: impl FnOnce() -> T,
+) -> Result<T, NetnsError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o444)
+        .open(pin)
+        .map_err(error("create the file that pins network namespace", pin))?;
+    let pinned = enter().and_then(|()| Ok(rustix::mount::mount_bind("/proc/thread-self/ns/net", pin)?));
+    if let Err(source) = pinned {
+        // The file is ours and holds nothing; if even this fails, `remove` finds it by name later.
+        let _ = std::fs::remove_file(pin);
+        return Err(error("make and pin network namespace", pin)(source));
+    }
+    Ok(inside())
 }
 
 /// Runs `work` on a thread that has entered the pinned namespace `ns`.

@@ -133,10 +133,10 @@ fn vfork(shared: &mut Shared<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<Proc
 /// kernel's: the child's id or a negative error number.
 ///
 /// # Safety
-/// `args` is a valid `clone_args` with `CLONE_VM`, `CLONE_VFORK` and a stack whose end is aligned to
+/// `args` is a valid `clone_args` with `CLONE_VM` and a stack that outlives the child, its end aligned to
 /// 16 bytes; `entry` may be called with `data` there and calls nothing that needs this thread's locks.
 #[cfg(target_arch = "x86_64")]
-unsafe fn clone3_call(
+pub(crate) unsafe fn clone3_call(
     args: *const libc::clone_args,
     entry: extern "C" fn(*mut c_void) -> !,
     data: *mut c_void,
@@ -172,7 +172,7 @@ unsafe fn clone3_call(
 /// # Safety
 /// As for x86_64.
 #[cfg(target_arch = "aarch64")]
-unsafe fn clone3_call(
+pub(crate) unsafe fn clone3_call(
     args: *const libc::clone_args,
     entry: extern "C" fn(*mut c_void) -> !,
     data: *mut c_void,

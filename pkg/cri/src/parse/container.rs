@@ -8,7 +8,7 @@ use carpel_spec::config::{
 
 use super::{
     Invalid, absolute_path, id, ids, invalid, line, name, relative_path, required, resources,
-    sandbox::{pid_mode, profile, refuse_user_namespace, selinux},
+    sandbox::{id_mappings, pid_mode, profile, selinux, user_mode},
 };
 
 /// A container as asked for.
@@ -86,9 +86,14 @@ fn mounts(from: &[v1::Mount], privileged: bool) -> Result<Vec<MountConfig>, Inva
 fn mount(from: &v1::Mount, privileged: bool, field: &str) -> Result<MountConfig, Invalid> {
     let at = |name: &str| format!("{field}.{name}");
     let container_path = name(&from.container_path, &at("container_path"))?;
-    if !from.uid_mappings.is_empty() || !from.gid_mappings.is_empty() {
-        return Err(invalid(at("uidMappings"), "id-mapped mounts are not supported by this version"));
-    }
+    let id_mappings = match (from.uid_mappings.is_empty(), from.gid_mappings.is_empty()) {
+        (true, true) => None,
+        _ => {
+            let fields = [at("uidMappings"), at("gidMappings")];
+            let [uids, gids] = fields.each_ref().map(String::as_str);
+            Some(id_mappings(&from.uid_mappings, &from.gid_mappings, [uids, gids])?)
+        }
+    };
     if !from.mount_options.is_empty() {
         return Err(invalid(at("mount_options"), "mount options are not supported by this version"));
     }
@@ -126,7 +131,14 @@ fn mount(from: &v1::Mount, privileged: bool, field: &str) -> Result<MountConfig,
         }
         (false, true) => return Err(invalid(at("recursive_read_only"), "needs readonly too")),
     };
-    Ok(MountConfig { container_path, source, access, propagation, selinux_relabel: from.selinux_relabel })
+    Ok(MountConfig {
+        container_path,
+        source,
+        access,
+        propagation,
+        selinux_relabel: from.selinux_relabel,
+        id_mappings,
+    })
 }
 
 fn device(from: &v1::Device) -> Result<DeviceConfig, Invalid> {
@@ -160,9 +172,8 @@ fn container_security(from: v1::LinuxContainerSecurityContext) -> Result<Contain
     if run_as_group.is_some() && run_as.is_none() {
         return Err(invalid(field("run_as_group"), "is given without run_as_user or run_as_username"));
     }
-    if let Some(options) = &from.namespace_options {
-        refuse_user_namespace(options, &field("namespace_options"))?;
-    }
+    let userns_options = from.namespace_options.as_ref().and_then(|options| options.userns_options.as_ref());
+    let user = user_mode(userns_options, &field("namespace_options.userns_options"))?;
     Ok(ContainerSecurity {
         privileged: from.privileged,
         add_capabilities: capabilities.add_capabilities.iter().map(|name| capability(name)).collect(),
@@ -172,6 +183,7 @@ fn container_security(from: v1::LinuxContainerSecurityContext) -> Result<Contain
             .as_ref()
             .map(|options| pid_mode(options, &field("namespace_options")))
             .transpose()?,
+        user,
         run_as,
         run_as_group,
         supplemental_groups: ids(&from.supplemental_groups, &field("supplemental_groups"))?,

@@ -2,8 +2,8 @@
 
 use carpel_proto::v1;
 use carpel_spec::config::{
-    DnsConfig, Namespaces, PidMode, PodOrNode, PortMapping, Protocol, SandboxConfig, SandboxMetadata,
-    SandboxSecurity, SecurityProfile, SelinuxOption,
+    DnsConfig, IdMappings, IdRange, Namespaces, PidMode, PodOrNode, PortMapping, Protocol, SandboxConfig,
+    SandboxMetadata, SandboxSecurity, SecurityProfile, SelinuxOption, UserMode,
 };
 
 use super::{Invalid, absolute_path, id, ids, invalid, line, name, required, resources};
@@ -143,7 +143,6 @@ fn sandbox_security(from: v1::LinuxSandboxSecurityContext) -> Result<SandboxSecu
 /// The namespaces of a sandbox.
 fn namespaces(from: v1::NamespaceOption) -> Result<Namespaces, Invalid> {
     let field = "config.linux.security_context.namespace_options";
-    refuse_user_namespace(&from, field)?;
     let pod_or_node = |value: i32, name: &str| match v1::NamespaceMode::try_from(value) {
         Ok(v1::NamespaceMode::Pod) => Ok(PodOrNode::Pod),
         Ok(v1::NamespaceMode::Node) => Ok(PodOrNode::Node),
@@ -155,6 +154,8 @@ fn namespaces(from: v1::NamespaceOption) -> Result<Namespaces, Invalid> {
         network: pod_or_node(from.network, "network")?,
         ipc: pod_or_node(from.ipc, "ipc")?,
         pid: pid_mode(&from, field)?,
+        user: user_mode(from.userns_options.as_ref(), &format!("{field}.userns_options"))?
+            .unwrap_or_default(),
     })
 }
 
@@ -171,15 +172,49 @@ pub(super) fn pid_mode(from: &v1::NamespaceOption, field: &str) -> Result<PidMod
     }
 }
 
-/// User namespaces are not built yet: better refused than silently without.
-pub(super) fn refuse_user_namespace(from: &v1::NamespaceOption, field: &str) -> Result<(), Invalid> {
-    match &from.userns_options {
-        Some(options) if options.mode != i32::from(v1::NamespaceMode::Node) => Err(invalid(
-            format!("{field}.userns_options"),
-            "user namespaces are not supported by this version",
-        )),
-        _ => Ok(()),
+/// Whose ids a sandbox's or a container's users and groups are; `None`: nothing was said of it.
+pub(super) fn user_mode(from: Option<&v1::UserNamespace>, field: &str) -> Result<Option<UserMode>, Invalid> {
+    let Some(from) = from else { return Ok(None) };
+    match v1::NamespaceMode::try_from(from.mode) {
+        Ok(v1::NamespaceMode::Node) if from.uids.is_empty() && from.gids.is_empty() => {
+            Ok(Some(UserMode::Node))
+        }
+        Ok(v1::NamespaceMode::Node) => Err(invalid(field, "mode NODE has ids of its own")),
+        Ok(v1::NamespaceMode::Pod) => {
+            let mappings =
+                id_mappings(&from.uids, &from.gids, [&format!("{field}.uids"), &format!("{field}.gids")])?;
+            Ok(Some(UserMode::Pod(mappings)))
+        }
+        Ok(v1::NamespaceMode::Container | v1::NamespaceMode::Target) | Err(_) => {
+            Err(invalid(format!("{field}.mode"), "must be POD or NODE"))
+        }
     }
+}
+
+/// The ids of a user namespace.
+pub(super) fn id_mappings(
+    uids: &[v1::IdMapping],
+    gids: &[v1::IdMapping],
+    [uids_field, gids_field]: [&str; 2],
+) -> Result<IdMappings, Invalid> {
+    Ok(IdMappings { uids: id_range(uids, uids_field)?, gids: id_range(gids, gids_field)? })
+}
+
+/// One range that begins with 0 inside is what Kubernetes gives, and all that CRI runtimes take.
+fn id_range(from: &[v1::IdMapping], field: &str) -> Result<IdRange, Invalid> {
+    let [mapping] = from else {
+        return Err(invalid(field, format!("has {} mappings; exactly one is supported", from.len())));
+    };
+    let v1::IdMapping { host_id, container_id, length } = *mapping;
+    if container_id != 0 {
+        return Err(invalid(field, format!("maps container id {container_id} first; it must be 0")));
+    }
+    // The last id of all means "no id" (credentials(7)).
+    if length == 0 || host_id.checked_add(length).is_none() {
+        let what = format!("{length} ids from host id {host_id} on are not between 0 and {}", u32::MAX - 1);
+        return Err(invalid(field, what));
+    }
+    Ok(IdRange { host_id, length })
 }
 
 /// A security profile, in the present form or the deprecated one; `absent` where neither is given: for

@@ -134,11 +134,64 @@ fn namespaces_take_only_what_they_can_be() {
     assert_eq!(blamed(option(&|o| o.ipc = 3)), format!("{field}.ipc"));
     assert_eq!(blamed(option(&|o| o.pid = 9)), format!("{field}.pid"));
     assert_eq!(blamed(option(&|o| o.pid = 3)), format!("{field}.target_id"));
-    let userns = v1::UserNamespace::default();
-    assert_eq!(
-        blamed(option(&|o| o.userns_options = Some(userns.clone()))),
-        format!("{field}.userns_options")
-    );
+}
+
+fn id_mapping(container_id: u32, host_id: u32, length: u32) -> v1::IdMapping {
+    v1::IdMapping { host_id, container_id, length }
+}
+
+fn userns(mode: v1::NamespaceMode, uids: &[v1::IdMapping], gids: &[v1::IdMapping]) -> v1::UserNamespace {
+    v1::UserNamespace { mode: mode.into(), uids: uids.to_vec(), gids: gids.to_vec() }
+}
+
+#[test]
+fn a_user_namespace_has_one_range_from_zero() {
+    let parsed = |options: v1::UserNamespace| {
+        let option = v1::NamespaceOption { userns_options: Some(options), ..v1::NamespaceOption::default() };
+        sandbox_config(sandbox_security(|context| context.namespace_options = Some(option)), "")
+            .map(|config| config.namespaces.user)
+    };
+    use v1::NamespaceMode::{Container, Node, Pod, Target};
+    let (good, other) = (id_mapping(0, 65_536, 65_536), id_mapping(0, 131_072, 1));
+    let kept = parsed(userns(Pod, &[good], &[other])).unwrap().mappings().unwrap();
+    assert_eq!((kept.uids.host_id, kept.uids.length), (65_536, 65_536));
+    assert_eq!((kept.gids.host_id, kept.gids.length), (131_072, 1));
+    assert_eq!(parsed(userns(Node, &[], &[])).unwrap().mappings(), None);
+    let field = "config.linux.security_context.namespace_options.userns_options";
+    for (options, blame) in [
+        (userns(Pod, &[], &[]), ".uids"),
+        (userns(Pod, &[good], &[]), ".gids"),
+        (userns(Pod, &[good, good], &[good]), ".uids"),
+        (userns(Pod, &[id_mapping(1, 1000, 10)], &[good]), ".uids"),
+        (userns(Pod, &[good], &[id_mapping(0, 1000, 0)]), ".gids"),
+        (userns(Pod, &[id_mapping(0, u32::MAX, 1)], &[good]), ".uids"),
+        (userns(Pod, &[id_mapping(0, 2, u32::MAX)], &[good]), ".uids"),
+        (userns(Node, &[good], &[good]), ""),
+        (userns(Container, &[], &[]), ".mode"),
+        (userns(Target, &[], &[]), ".mode"),
+    ] {
+        assert_eq!(blamed(parsed(options)), format!("{field}{blame}"));
+    }
+    assert!(parsed(userns(Pod, &[id_mapping(0, 1, u32::MAX - 1)], &[good])).is_ok());
+}
+
+#[test]
+fn an_idmapped_mount_has_both_mappings() {
+    let good = id_mapping(0, 65_536, 65_536);
+    let parsed = |uids: &[v1::IdMapping], gids: &[v1::IdMapping]| {
+        let mount = v1::Mount {
+            container_path: "/a".into(),
+            host_path: "/b".into(),
+            uid_mappings: uids.to_vec(),
+            gid_mappings: gids.to_vec(),
+            ..v1::Mount::default()
+        };
+        container_config(v1::ContainerConfig { mounts: vec![mount], ..container() })
+    };
+    assert!(parsed(&[good], &[good]).unwrap().mounts[0].id_mappings.is_some());
+    assert!(parsed(&[], &[]).unwrap().mounts[0].id_mappings.is_none());
+    assert_eq!(blamed(parsed(&[good], &[])), "config.mounts[0].gidMappings");
+    assert_eq!(blamed(parsed(&[good, good], &[good])), "config.mounts[0].uidMappings");
 }
 
 #[test]

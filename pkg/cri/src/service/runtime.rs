@@ -52,7 +52,7 @@ impl RuntimeService for RuntimeServer {
             name: String::new(),
             features: Some(v1::RuntimeHandlerFeatures {
                 recursive_read_only_mounts: true,
-                user_namespaces: false,
+                user_namespaces: self.pods.supports_user_namespaces(),
             }),
         };
         let info = match request.into_inner().verbose {
@@ -65,7 +65,8 @@ impl RuntimeService for RuntimeServer {
             runtime_handlers: vec![handler],
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                ..v1::RuntimeFeatures::default()
+                user_namespaces_host_network: self.pods.supports_user_namespaces(),
+                mount_options: false,
             }),
         }))
     }

@@ -1,5 +1,6 @@
 //! Containers.
 
+use super::pod::id_mapping;
 use carpel_pod::{ContainerSnapshot, ContainerState, Exit, ExitReason};
 use carpel_proto::v1;
 use carpel_spec::config::{
@@ -121,6 +122,8 @@ fn mount(from: &MountConfig) -> v1::Mount {
         selinux_relabel: from.selinux_relabel,
         propagation: propagation.into(),
         recursive_read_only: from.access == MountAccess::RecursiveReadOnly,
+        uid_mappings: from.id_mappings.iter().map(|ids| id_mapping(ids.uids)).collect(),
+        gid_mappings: from.id_mappings.iter().map(|ids| id_mapping(ids.gids)).collect(),
         image,
         image_sub_path,
         ..v1::Mount::default()

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use carpel_pod::{PodSnapshot, PodState};
 use carpel_proto::v1;
-use carpel_spec::config::{Namespaces, PidMode, PodOrNode, SandboxMetadata};
+use carpel_spec::config::{IdRange, Namespaces, PidMode, PodOrNode, SandboxMetadata, UserMode};
 
 /// An entry of `ListPodSandbox`.
 pub(crate) fn pod_item(pod: &PodSnapshot) -> v1::PodSandbox {
@@ -74,6 +74,21 @@ fn namespace_option(from: &Namespaces) -> v1::NamespaceOption {
         pid: pid.into(),
         ipc: mode(from.ipc).into(),
         target_id,
-        userns_options: None,
+        userns_options: userns_options(from.user),
     }
+}
+
+/// Absent for the host's, as nearly all clients ask for it.
+fn userns_options(from: UserMode) -> Option<v1::UserNamespace> {
+    let mappings = from.mappings()?;
+    Some(v1::UserNamespace {
+        mode: v1::NamespaceMode::Pod.into(),
+        uids: vec![id_mapping(mappings.uids)],
+        gids: vec![id_mapping(mappings.gids)],
+    })
+}
+
+/// Ids from 0 on inside.
+pub(super) fn id_mapping(from: IdRange) -> v1::IdMapping {
+    v1::IdMapping { host_id: from.host_id, container_id: 0, length: from.length }
 }

@@ -1,16 +1,17 @@
 //! Folders and files of the host in a container.
 
 use std::fs::DirBuilder;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 
 use carpel_shim_api::plan::{BindSource, MountPlan, Propagation};
 use carpel_sys::mount::{AttrChange, PropagationType, set_attr};
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use crate::mountinfo::Mount;
+use crate::mountinfo::{Mount, fs_type_of};
+use crate::sandbox::user_namespace::UserNamespace;
 
 /// Why a source could not be cloned.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,10 @@ pub(crate) enum BindError {
         #[source]
         source: Errno,
     },
+    #[error("{path} is to show the container's ids, but the pod has no user namespace")]
+    NoUserNamespace { path: String },
+    #[error(transparent)]
+    Idmap(IdmapError),
     #[error("set the attributes of {path}")]
     Attributes {
         path: String,
@@ -47,7 +52,12 @@ pub(crate) enum BindError {
 
 /// Clones a source. Symbolic links in its path are the host's and are followed. `host` is read if the
 /// mount asks for propagation.
-pub(crate) fn prepare(mount: &MountPlan, source: &BindSource, host: &[Mount]) -> Result<OwnedFd, BindError> {
+pub(crate) fn prepare(
+    mount: &MountPlan,
+    source: &BindSource,
+    host: &[Mount],
+    user_namespace: Option<&UserNamespace>,
+) -> Result<OwnedFd, BindError> {
     let path = source.path.as_str();
     if !path.starts_with('/') {
         return Err(BindError::Relative(path.to_owned()));
@@ -61,6 +71,11 @@ pub(crate) fn prepare(mount: &MountPlan, source: &BindSource, host: &[Mount]) ->
         }
         other => other.map_err(named)?,
     };
+    if mount.idmapped {
+        let user_namespace =
+            user_namespace.ok_or_else(|| BindError::NoUserNamespace { path: path.to_owned() })?;
+        map_volume(clone.as_fd(), path, source.recursive, user_namespace).map_err(BindError::Idmap)?;
+    }
     let propagation = match mount.propagation() {
         Propagation::Inherit | Propagation::Private => Some(PropagationType::Private),
         Propagation::Slave => {
@@ -85,6 +100,49 @@ pub(crate) fn prepare(mount: &MountPlan, source: &BindSource, host: &[Mount]) ->
         }
     }
     Ok(clone)
+}
+
+/// Has a volume show the container's ids, and what is mounted below it too if all of that can. Else that
+/// keeps the host's, which are nobody's in the container: a folder of the host that has a procfs below it
+/// is still of use.
+fn map_volume(
+    clone: BorrowedFd<'_>,
+    path: &str,
+    recursive: bool,
+    user_namespace: &UserNamespace,
+) -> Result<(), IdmapError> {
+    match user_namespace.map(clone, recursive) {
+        Err(Errno::INVAL | Errno::PERM) if recursive => map_one(clone, path, user_namespace),
+        Ok(()) => Ok(()),
+        Err(source) => Err(IdmapError::new(path, source)),
+    }
+}
+
+/// Has a mount that is attached nowhere show the container's ids.
+pub(crate) fn map_one(
+    clone: BorrowedFd<'_>,
+    path: &str,
+    user_namespace: &UserNamespace,
+) -> Result<(), IdmapError> {
+    user_namespace.map(clone, false).map_err(|source| IdmapError::new(path, source))
+}
+
+/// Why a path cannot show the container's ids.
+#[derive(Debug, thiserror::Error)]
+#[error("map the ids of {path}, which is on file system {fs_type}")]
+pub(crate) struct IdmapError {
+    path: String,
+    fs_type: String,
+    #[source]
+    source: Errno,
+}
+
+impl IdmapError {
+    fn new(path: &str, source: Errno) -> Self {
+        let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let fs_type = file.map_or_else(|_| "unknown".to_owned(), |file| fs_type_of(file.as_fd()));
+        Self { path: path.to_owned(), fs_type, source }
+    }
 }
 
 /// Clones the mount of a path of this namespace, from that path on.

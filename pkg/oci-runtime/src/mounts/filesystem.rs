@@ -64,6 +64,7 @@ pub(crate) fn make_named<'a>(
 }
 
 /// The `/dev` of a plan that has none.
-pub(crate) fn default_dev() -> Result<OwnedFd, FilesystemError> {
-    make_named("tmpfs", ["size=64k", "mode=755"].into_iter())
+pub(crate) fn default_dev() -> FilesystemSource {
+    let options = ["size=64k", "mode=755"].map(str::to_owned).to_vec();
+    FilesystemSource { fs_type: "tmpfs".to_owned(), options }
 }

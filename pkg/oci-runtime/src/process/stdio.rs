@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{FileType, Uid, fchown, fstat};
+use rustix::fs::{FileType, Gid, Uid, fchown, fstat};
 use rustix::io::Errno;
 use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -23,6 +23,22 @@ pub(crate) enum StdioError {
     ControllingTerminal(#[source] Errno),
     #[error("put standard stream {0} in place")]
     Place(usize, #[source] Errno),
+}
+
+/// Gives the pipes to the root of the user namespace that the process is about to enter, who can give
+/// them on from there.
+pub(crate) fn give(stdio: &Stdio, (uid, gid): (Uid, Gid)) -> Result<(), StdioError> {
+    for (number, stream) in stdio.fds().into_iter().enumerate() {
+        if is_pipe(stream).map_err(|e| StdioError::Place(number, e))? {
+            fchown(stream, Some(uid), Some(gid)).map_err(|e| StdioError::Place(number, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Nothing but a pipe is the process's own to be given.
+fn is_pipe(stream: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(FileType::from_raw_mode(fstat(stream)?.st_mode) == FileType::Fifo)
 }
 
 /// Starts a session and puts the streams in place. They belong to the user afterwards, so that it can
@@ -52,9 +68,7 @@ pub(crate) fn place(
                 _ => stream,
             });
             for (number, stream) in own.iter().enumerate() {
-                let stat = fstat(stream).map_err(|e| StdioError::Place(number, e))?;
-                // Nothing but a pipe is the process's own to be given.
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+                if is_pipe(*stream).map_err(|e| StdioError::Place(number, e))? {
                     fchown(stream, owner, None).map_err(|e| StdioError::Place(number, e))?;
                 }
             }

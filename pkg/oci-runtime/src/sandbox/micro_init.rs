@@ -18,6 +18,7 @@ use crate::child::{self, ChildError};
 use crate::process::credentials;
 use crate::report::{self, Failure, ReadError, Report, Stage};
 use crate::sandbox::mounts::PodMounts;
+use crate::sandbox::user_namespace::UserNamespace;
 use crate::user::Identity;
 
 /// Who it runs as: the pause container's customary user, which no image gives anything to.
@@ -45,14 +46,29 @@ pub enum MicroInitError {
 }
 
 /// Starts it and waits until it is ready, which takes a few system calls.
-pub(crate) fn start(alone: &SingleThreaded, mounts: &PodMounts) -> Result<Process, MicroInitError> {
+pub(crate) fn start(
+    alone: &SingleThreaded,
+    mounts: &PodMounts,
+    user: Option<&UserNamespace>,
+) -> Result<Process, MicroInitError> {
     let (sync, theirs) = report::pair().map_err(MicroInitError::Socket)?;
-    let request = CloneRequest { new_pid_namespace: true, ..CloneRequest::default() };
-    let process = clone_process(alone, &request, |child| run(child, mounts, theirs.as_fd()));
-    let process = process.map_err(MicroInitError::Clone)?;
+    let request = CloneRequest { new_pid_namespace: user.is_none(), ..CloneRequest::default() };
+    let process = match user {
+        None => clone_process(alone, &request, |child| run(child, mounts, theirs.as_fd())),
+        Some(user) => {
+            clone_process(alone, &request, |child| hand_over(child, alone, user, mounts, theirs.as_fd()))
+        }
+    };
+    let mut process = process.map_err(MicroInitError::Clone)?;
     drop(theirs);
     loop {
         match report::receive(sync.as_fd()).map_err(MicroInitError::Report)? {
+            Some(Report::Moved(successor)) => {
+                // Its work is done, and nobody else waits for it.
+                let id = WaitId::PidFd(process.pidfd.as_fd());
+                while let Err(Errno::INTR) = waitid(id.clone(), WaitIdOptions::EXITED) {}
+                process = successor;
+            }
             Some(Report::Ready { .. }) => return Ok(process),
             Some(Report::Failed(failure)) => return Err(MicroInitError::Failed(failure)),
             Some(Report::End) => return Err(MicroInitError::Ended(how_it_ended(&process))),
@@ -81,10 +97,52 @@ fn how_it_ended(process: &Process) -> String {
     }
 }
 
+/// The child that the micro-init of a user namespace is made by, since a PID namespace belongs to the
+/// user namespace of its maker.
+fn hand_over(
+    child: &InChild,
+    alone: &SingleThreaded,
+    user: &UserNamespace,
+    mounts: &PodMounts,
+    sync: BorrowedFd<'_>,
+) -> i32 {
+    let keep: Vec<BorrowedFd<'_>> = mounts.fds().chain([sync, user.fd()]).collect();
+    child.close_all_but(&keep);
+    let nobody = user.nobody(NOBODY);
+    let handed_over = child::end_with_parent(sync)
+        .and_then(|()| mounts.join().map_err(ChildError::PodMounts))
+        .and_then(|()| user.enter().map_err(ChildError::UserNamespace))
+        .and_then(|()| child::end_with_parent(sync))
+        .and_then(|()| {
+            child::continue_as_sibling(alone, sync, |child| {
+                child.close_all_but(&[sync]);
+                become_init(child, sync, || prepare(nobody, sync))
+            })
+        });
+    match handed_over {
+        Ok(()) => 0,
+        Err(error) => {
+            report::send_failed(sync, &Failure::new(Stage::Prepare, &error));
+            FAILED_STATUS
+        }
+    }
+}
+
 fn run(child: &InChild, mounts: &PodMounts, sync: BorrowedFd<'_>) -> i32 {
     let keep: Vec<BorrowedFd<'_>> = mounts.fds().chain([sync]).collect();
     child.close_all_but(&keep);
-    match prepare(mounts, sync) {
+    become_init(child, sync, || {
+        mounts.join().map_err(ChildError::PodMounts)?;
+        prepare(NOBODY, sync)
+    })
+}
+
+fn become_init(
+    child: &InChild,
+    sync: BorrowedFd<'_>,
+    prepare: impl FnOnce() -> Result<(), ChildError>,
+) -> i32 {
+    match prepare() {
         Ok(()) => {
             child.close_all_but(&[]);
             signal::ignore_child_exits();
@@ -97,11 +155,10 @@ fn run(child: &InChild, mounts: &PodMounts, sync: BorrowedFd<'_>) -> i32 {
     }
 }
 
-fn prepare(mounts: &PodMounts, sync: BorrowedFd<'_>) -> Result<(), ChildError> {
+fn prepare(nobody: u32, sync: BorrowedFd<'_>) -> Result<(), ChildError> {
     child::end_with_parent(sync)?;
     set_name(c"carpel-init").map_err(ChildError::Name)?;
-    mounts.join().map_err(ChildError::PodMounts)?;
-    credentials::become_nobody(NOBODY).map_err(ChildError::Credentials)?;
+    credentials::become_nobody(nobody).map_err(ChildError::Credentials)?;
     // Changing the user has disarmed it.
     child::end_with_parent(sync)?;
     report::send_ready(sync, &Identity::default(), None).map_err(ChildError::Report)

@@ -6,6 +6,9 @@
 //!  └─ shm   the pod's /dev/shm (absent if the pod has the host's)
 //! ```
 //!
+//! In a pod with a user namespace of its own there are folders `proc` and `sys` too: an init process
+//! mounts a procfs and a sysfs there in a copy of its own ([`PodMounts::reveal`]).
+//!
 //! Each init process joins it and copies it. So no container ever has a copy of the host's mounts,
 //! whose number would otherwise be paid for in every pod: time to copy and undo them, kernel memory,
 //! and volumes kept busy. The namespace has no process and no name; it ends with its descriptor.
@@ -23,9 +26,13 @@ use rustix::mount::{
 use rustix::process::{fchdir, pivot_root};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::sandbox::user_namespace::UserNamespace;
+
 /// Where an init process puts its container's root before it pivots.
 pub(crate) const ROOT_DIR: &str = "root";
 const SHM_DIR: &str = "shm";
+/// Folders of a pod with a user namespace, and what is mounted on them.
+const REVEALED: [(&str, &str); 2] = [("proc", "proc"), ("sys", "sysfs")];
 
 /// The pod's mount namespace.
 #[derive(Debug)]
@@ -51,19 +58,25 @@ fn at(step: &'static str) -> impl FnOnce(Errno) -> PodMountsError {
 impl PodMounts {
     /// Makes it, with a `/dev/shm` of that size unless absent. The caller is back in its own mount
     /// namespace afterwards, its current folder the root.
-    pub(crate) fn make(shm_size_bytes: Option<u64>) -> Result<Self, PodMountsError> {
+    pub(crate) fn make(
+        shm_size_bytes: Option<u64>,
+        user: Option<&UserNamespace>,
+    ) -> Result<Self, PodMountsError> {
         let dir = OFlags::RDONLY | OFlags::CLOEXEC;
         let host =
             open("/proc/self/ns/mnt", dir, Mode::empty()).map_err(at("open the host's mount namespace"))?;
         unshare(&[Kind::Mount]).map_err(at("unshare the mount namespace"))?;
-        let made = Self::make_in_copy(shm_size_bytes);
+        let made = Self::make_in_copy(shm_size_bytes, user);
         // Also on failure: the shim's answer is still to go out, and its paths are the host's.
         move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount))
             .map_err(at("come back to the host's mount namespace"))?;
         made
     }
 
-    fn make_in_copy(shm_size_bytes: Option<u64>) -> Result<Self, PodMountsError> {
+    fn make_in_copy(
+        shm_size_bytes: Option<u64>,
+        user: Option<&UserNamespace>,
+    ) -> Result<Self, PodMountsError> {
         let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let old = open("/", dir, Mode::empty()).map_err(at("open the host's root"))?;
         // Else taking the copies away would take the host's mounts away.
@@ -79,8 +92,10 @@ impl PodMounts {
         let none = MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let root = tmpfs("carpel", "16k", "0755", none).map_err(at("make the root tmpfs"))?;
-        for name in [ROOT_DIR, SHM_DIR] {
+        let root = tmpfs("carpel", "16k", "0755", None, none).map_err(at("make the root tmpfs"))?;
+        let revealed = REVEALED.map(|(name, _)| name);
+        let revealed: &[&str] = if user.is_some() { &revealed } else { &[] };
+        for name in [ROOT_DIR, SHM_DIR].iter().chain(revealed).copied() {
             mkdirat(&root, name, Mode::from_raw_mode(0o755)).map_err(at("make the mount points"))?;
         }
         set_attr(root.as_fd(), AttrChange { set: ATTR_RDONLY, ..AttrChange::default() })
@@ -96,7 +111,8 @@ impl PodMounts {
         let shm = match shm_size_bytes {
             None => None,
             Some(bytes) => {
-                let shm = tmpfs("shm", &bytes.to_string(), "1777", none).map_err(at("make the pod's shm"))?;
+                let shm =
+                    tmpfs("shm", &bytes.to_string(), "1777", user, none).map_err(at("make the pod's shm"))?;
                 let target =
                     openat(&root, SHM_DIR, dir, Mode::empty()).map_err(at("open shm's mount point"))?;
                 attach(shm.as_fd(), target.as_fd()).map_err(at("mount the pod's shm"))?;
@@ -111,6 +127,20 @@ impl PodMounts {
         move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Mount))
     }
 
+    /// Mounts a procfs and a sysfs that nobody sees. To mount one of its own a process in a user
+    /// namespace must have one in its mount namespace with nothing hidden (the kernel's
+    /// `mount_too_revealing`, fs/namespace.c). The process has joined, and is alone in a copy.
+    pub(crate) fn reveal() -> Result<(), Errno> {
+        for (name, fs_type) in REVEALED {
+            let context = fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC)?;
+            fsconfig_create(context.as_fd())?;
+            let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            attach(mount.as_fd(), open(name, flags, Mode::empty())?.as_fd())?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn shm(&self) -> Option<BorrowedFd<'_>> {
         self.shm.as_ref().map(OwnedFd::as_fd)
     }
@@ -120,11 +150,23 @@ impl PodMounts {
     }
 }
 
-/// A new tmpfs, not attached anywhere.
-pub(crate) fn tmpfs(source: &str, size: &str, mode: &str, attr: MountAttrFlags) -> Result<OwnedFd, Errno> {
+/// A new tmpfs, not attached anywhere, that belongs to this process's user or to a pod's root.
+pub(crate) fn tmpfs(
+    source: &str,
+    size: &str,
+    mode: &str,
+    user: Option<&UserNamespace>,
+    attr: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [("source", source), ("size", size), ("mode", mode)] {
         fsconfig_set_string(context.as_fd(), key, value)?;
+    }
+    if let Some(user) = user {
+        let (uid, gid) = user.root();
+        for (key, id) in [("uid", uid.as_raw()), ("gid", gid.as_raw())] {
+            fsconfig_set_string(context.as_fd(), key, id.to_string())?;
+        }
     }
     fsconfig_create(context.as_fd())?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr)

@@ -5,12 +5,15 @@
 //! `/proc/sys` can lead the write astray. Network sysctls are the network room's.
 
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use carpel_shim_api::plan::{SandboxPlan, Sysctl};
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use rustix::thread::set_thread_res_uid;
+
+use crate::sandbox::user_namespace::UserNamespace;
 
 /// The longest value, bytes.
 const VALUE_MAX_BYTES: usize = 1024;
@@ -57,6 +60,15 @@ pub enum SysctlError {
         #[source]
         source: Errno,
     },
+    /// The shim could not be who the setting belongs to for a moment, or not itself again.
+    #[error("become the owner of sysctl {key}, and come back")]
+    User {
+        /// The sysctl.
+        key: String,
+        /// What the kernel answered.
+        #[source]
+        source: Errno,
+    },
     /// The kernel refused the value.
     #[error("set sysctl {key}")]
     Write {
@@ -90,21 +102,46 @@ pub(crate) fn check(plan: &SandboxPlan) -> Result<(), SysctlError> {
 }
 
 /// Writes them. The process is in the pod's namespaces, whose settings procfs then shows.
-pub(crate) fn apply(plan: &SandboxPlan) -> Result<(), SysctlError> {
+pub(crate) fn apply(plan: &SandboxPlan, user: Option<&UserNamespace>) -> Result<(), SysctlError> {
     if plan.sysctls.is_empty() {
         return Ok(());
     }
     let procfs = detached_procfs().map_err(SysctlError::Procfs)?;
     for Sysctl { key, value } in &plan.sysctls {
         let path = path(plan, key).ok_or_else(|| SysctlError::Key(key.clone()))?;
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = openat(&procfs, format!("sys/{path}"), flags, Mode::empty())
-            .map_err(|source| SysctlError::Open { key: key.clone(), source })?;
-        std::fs::File::from(file)
-            .write_all(value.as_bytes())
-            .map_err(|source| SysctlError::Write { key: key.clone(), source })?;
+        match (write(&procfs, path, key, value), user) {
+            (Err(SysctlError::Open { source: Errno::ACCESS, .. }), Some(user)) => {
+                as_root_of(user, key, || write(&procfs, path, key, value))?;
+            }
+            (written, _) => written?,
+        }
     }
     Ok(())
+}
+
+fn write(procfs: &OwnedFd, path: &str, key: &str, value: &str) -> Result<(), SysctlError> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = openat(procfs, format!("sys/{path}"), flags, Mode::empty())
+        .map_err(|source| SysctlError::Open { key: key.to_owned(), source })?;
+    let written = std::fs::File::from(file).write_all(value.as_bytes());
+    written.map_err(|source| SysctlError::Write { key: key.to_owned(), source })
+}
+
+/// Settings of an IPC namespace belong to the root of the user namespace that owns it, and no capability
+/// stands in for that (the kernel's `ipc_permissions`, ipc/ipc_sysctl.c, from Linux 5.19 on).
+fn as_root_of(
+    user: &UserNamespace,
+    key: &str,
+    write: impl FnOnce() -> Result<(), SysctlError>,
+) -> Result<(), SysctlError> {
+    let become_user = |uid: Uid| {
+        set_thread_res_uid(None, Some(uid), None)
+            .map_err(|source| SysctlError::User { key: key.to_owned(), source })
+    };
+    become_user(user.root().0)?;
+    let written = write();
+    become_user(Uid::ROOT)?;
+    written
 }
 
 fn detached_procfs() -> Result<rustix::fd::OwnedFd, Errno> {

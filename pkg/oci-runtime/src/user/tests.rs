@@ -21,7 +21,7 @@ impl Image {
     }
 
     fn resolve(&self, plan: &UserPlan) -> Result<Identity, UserError> {
-        resolve(&Root::new(File::open(&self.0).expect("open the root").into()), plan)
+        resolve(&Root::new(File::open(&self.0).expect("open the root").into()), plan, None)
     }
 
     fn replace(&self, file: &str) -> PathBuf {

@@ -452,7 +452,7 @@ fn sysctl_injection(shim: &mut Shim) {
     ] {
         let sysctls = vec![Sysctl { key: key.to_owned(), value: value.to_owned() }];
         let plan = SandboxPlan { sysctls, ..SandboxPlan::default() };
-        assert!(Sandbox::enter(&plan, None).is_err(), "{key}");
+        assert!(Sandbox::enter(&plan, Vec::new()).is_err(), "{key}");
         canary.assert_unchanged();
     }
 }

@@ -28,7 +28,7 @@ fn sleeper(shim: &mut Shim) -> Running {
     running
 }
 
-fn namespaces(shim: &mut Shim) {
+pub(crate) fn namespaces(shim: &mut Shim) {
     shim.enter(|_| {});
     let running = sleeper(shim);
     let script = "for ns in mnt pid net ipc uts cgroup; do \
@@ -41,7 +41,7 @@ fn namespaces(shim: &mut Shim) {
     assert_eq!(running.kill(), 137);
 }
 
-fn credentials(shim: &mut Shim) {
+pub(crate) fn credentials(shim: &mut Shim) {
     shim.enter(|_| {});
     let running = sleeper(shim);
     let mut plan = shell("id -u; pwd; grep -E '^Cap(Inh|Prm|Amb)' /proc/self/status | tr -d '\\t'; umask");
@@ -56,7 +56,7 @@ fn credentials(shim: &mut Shim) {
     running.kill();
 }
 
-fn terminal(shim: &mut Shim) {
+pub(crate) fn terminal(shim: &mut Shim) {
     shim.enter(|_| {});
     let running = sleeper(shim);
     let mut plan = shell("tty; exec < /dev/tty && echo controlling; read line; echo got $line");
@@ -101,7 +101,7 @@ fn failures(shim: &mut Shim) {
     running.kill();
 }
 
-fn descriptors(shim: &mut Shim) {
+pub(crate) fn descriptors(shim: &mut Shim) {
     shim.enter(|_| {});
     // Not even close-on-exec ones, which the program would not get but the child would hold.
     let _open = fs::File::open("/proc/version").expect("open");

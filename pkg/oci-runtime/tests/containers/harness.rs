@@ -19,11 +19,12 @@ use carpel_oci_runtime::sandbox::Sandbox;
 use carpel_oci_runtime::stdio::Stdio;
 use carpel_shim_api::plan::mount_plan::Source;
 use carpel_shim_api::plan::{
-    BindSource, Capabilities, ContainerPlan, FilesystemSource, MountPlan, PidNamespace, ProcessPlan,
-    RootfsPlan, SandboxPlan, UserPlan,
+    BindSource, Capabilities, ContainerPlan, FilesystemSource, IdMappings, IdRange, MountPlan, PidNamespace,
+    ProcessPlan, RootfsPlan, SandboxPlan, UserPlan,
 };
 use carpel_shim_api::record::User;
 use carpel_sys::clone::{CloneRequest, Process, SingleThreaded, clone_process};
+use carpel_sys::userns;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -35,7 +36,7 @@ pub(crate) const ATTR_NOEXEC: u64 = 8;
 /// A case that takes longer is stuck, unless more rounds were asked for than usual.
 const CASE_SECONDS: i64 = 60;
 /// What so many rounds more may take each.
-const ROUNDS_IN_A_SECOND: i64 = 10;
+const ROUNDS_IN_A_SECOND: i64 = 2;
 /// The capabilities of a container by default, and root's own: CHOWN to AUDIT_WRITE, SETFCAP.
 pub(crate) const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
 
@@ -122,6 +123,8 @@ pub(crate) struct Shim {
     id: String,
     sandbox: Option<Sandbox>,
     made: usize,
+    /// The pod is to have a user namespace with these ids.
+    ids: Option<IdRange>,
     /// To be used before new ones are made.
     spare: Vec<Cgroup>,
 }
@@ -200,7 +203,17 @@ impl Shim {
         fs::create_dir_all(&own).expect("make the case's folder");
         let tree = Arc::new(Tree::detect().expect("cgroups"));
         let base = dir.join("base");
-        Self { dir: own, base, tree, cgroups: Vec::new(), id, sandbox: None, made: 0, spare: Vec::new() }
+        Self {
+            dir: own,
+            base,
+            tree,
+            cgroups: Vec::new(),
+            id,
+            sandbox: None,
+            made: 0,
+            ids: None,
+            spare: Vec::new(),
+        }
     }
 
     fn clean_up(&mut self) {
@@ -219,6 +232,11 @@ impl Shim {
         }
     }
 
+    /// Has the pod that is entered next have a user namespace, and a network namespace too.
+    pub(crate) fn own_ids(&mut self, host_id: u32) {
+        self.ids = Some(IdRange { host_id, length: 65536 });
+    }
+
     /// Enters a pod with namespaces of its own, but for the network.
     pub(crate) fn enter(&mut self, change: impl FnOnce(&mut SandboxPlan)) -> &Sandbox {
         let mut plan = SandboxPlan {
@@ -229,11 +247,13 @@ impl Shim {
             ..SandboxPlan::default()
         };
         change(&mut plan);
-        self.enter_with(&plan, None)
+        let namespaces = self.ids.map_or_else(Vec::new, |range| owned_namespaces(&mut plan, range));
+        self.enter_with(&plan, namespaces)
     }
 
-    pub(crate) fn enter_with(&mut self, plan: &SandboxPlan, netns: Option<OwnedFd>) -> &Sandbox {
-        let sandbox = Sandbox::enter(plan, netns).unwrap_or_else(|e| panic!("enter the pod: {}", chain(&e)));
+    pub(crate) fn enter_with(&mut self, plan: &SandboxPlan, namespaces: Vec<OwnedFd>) -> &Sandbox {
+        let sandbox =
+            Sandbox::enter(plan, namespaces).unwrap_or_else(|e| panic!("enter the pod: {}", chain(&e)));
         self.sandbox.insert(sandbox)
     }
 
@@ -320,21 +340,25 @@ impl Shim {
         let membership = Membership { cgroup: &cgroup, leaf: None };
         let request = create::Request { plan, cgroup: membership, stdio, pid_target };
         let begun = create::begin(self.sandbox(), request).map_err(RunError::Create)?;
-        let mut creating = begun.creating;
+        let (mut process, mut creating) = (begun.process, begun.creating);
         let mut created = loop {
             wait_readable(&creating);
             match creating.on_readable() {
                 Ok(Progress::Pending(again)) => creating = again,
+                Ok(Progress::Moved(successor, again)) => {
+                    assert_eq!(wait_status(process.pidfd.as_fd()), 0);
+                    (process, creating) = (successor, again);
+                }
                 Ok(Progress::Created(created)) => break created,
                 Err(error) => {
-                    assert_ne!(wait_status(begun.process.pidfd.as_fd()), 0);
+                    assert_ne!(wait_status(process.pidfd.as_fd()), 0);
                     return Err(RunError::Create(error));
                 }
             }
         };
         let (user, console) = (created.identity.user.clone(), created.console.take());
         let Pipes { stdout, stderr } = pipes;
-        Ok((created, Running { process: begun.process, user, console, cgroup, stdout, stderr }))
+        Ok((created, Running { process, user, console, cgroup, stdout, stderr }))
     }
 
     /// Until its program runs.
@@ -385,6 +409,16 @@ impl Shim {
         let (out, err) = (read_all(pipes.stdout), read_all(pipes.stderr));
         Ok(Outcome { status: wait_status(begun.process.pidfd.as_fd()), out, err })
     }
+}
+
+/// Makes the namespaces of a pod with a user namespace, as the daemon does.
+fn owned_namespaces(plan: &mut SandboxPlan, range: IdRange) -> Vec<OwnedFd> {
+    plan.id_mappings = Some(IdMappings { uids: range, gids: range });
+    let ids = userns::IdRange { host_id: range.host_id, length: range.length };
+    let request =
+        userns::Request { uids: ids, gids: ids, network_and_uts: !plan.host_uts, ipc: !plan.host_ipc };
+    let made = userns::create(&request).expect("make a user namespace");
+    [made.network, made.uts, made.ipc, Some(made.user)].into_iter().flatten().collect()
 }
 
 pub(crate) fn start(created: Created) -> Result<(), StartError> {

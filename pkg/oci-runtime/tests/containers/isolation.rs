@@ -24,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     ("isolation: session keyring", keyring),
 ];
 
-fn mount_tmpfs(target: &Path, shared: bool) {
+pub(crate) fn mount_tmpfs(target: &Path, shared: bool) {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).expect("fsopen");
     fsconfig_create(context.as_fd()).expect("make it");
     let tmpfs =
@@ -38,7 +38,7 @@ fn mount_tmpfs(target: &Path, shared: bool) {
 }
 
 /// A mount namespace that plays the host's, so that the real one is left alone.
-fn own_host() {
+pub(crate) fn own_host() {
     unshare(&[Kind::Mount]).expect("unshare");
     let root = File::open("/").expect("open");
     let private =
@@ -50,7 +50,7 @@ fn with(mount: MountPlan, propagation: Propagation) -> MountPlan {
     MountPlan { propagation: propagation as i32, ..mount }
 }
 
-fn propagation(shim: &mut Shim) {
+pub(crate) fn propagation(shim: &mut Shim) {
     own_host();
     let volume = shim.dir.join("volume");
     mount_tmpfs(&volume, true);
@@ -106,7 +106,7 @@ fn propagation_is_checked(shim: &mut Shim) {
     }
 }
 
-fn mount_table(shim: &mut Shim) {
+pub(crate) fn mount_table(shim: &mut Shim) {
     let before = mount_count();
     shim.enter(|plan| plan.shared_pid = true);
     let plan = shim.plan("sleep 100");
@@ -116,7 +116,7 @@ fn mount_table(shim: &mut Shim) {
     assert_eq!(mount_count(), before);
 }
 
-fn recursive_read_only(shim: &mut Shim) {
+pub(crate) fn recursive_read_only(shim: &mut Shim) {
     own_host();
     let volume = shim.dir.join("volume");
     mount_tmpfs(&volume, false);

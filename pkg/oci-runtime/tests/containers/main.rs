@@ -10,6 +10,7 @@ mod features;
 mod harness;
 mod isolation;
 mod pods;
+mod userns;
 mod volumes;
 
 use std::process::ExitCode;
@@ -23,5 +24,6 @@ fn main() -> ExitCode {
     cases.extend_from_slice(attacks::CASES);
     cases.extend_from_slice(dirty::CASES);
     cases.extend_from_slice(volumes::CASES);
+    cases.extend_from_slice(userns::CASES);
     harness::run_all(&cases)
 }

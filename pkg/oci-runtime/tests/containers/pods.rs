@@ -62,12 +62,12 @@ fn network(shim: &mut Shim) {
     let netns = carpel_sys::netns::open(&pin).expect("open").expect("is there");
     carpel_sys::netns::remove(&pin).expect("unpin");
     let plan = SandboxPlan { hostname: "net".to_owned(), shm_size_bytes: 4096, ..SandboxPlan::default() };
-    shim.enter_with(&plan, Some(netns));
+    shim.enter_with(&plan, vec![netns]);
     let plan = shim.plan("readlink /proc/self/ns/net; ls /sys/class/net");
     assert_eq!(shim.run(&plan).good(), format!("{}\nlo\n", inode.display()));
 }
 
-fn sysctls(shim: &mut Shim) {
+pub(crate) fn sysctls(shim: &mut Shim) {
     let host = fs::read_to_string("/proc/sys/kernel/shmmni").expect("read");
     // Looks from the host's namespace, which this process leaves.
     let (asked, ask) = pipe().expect("pipe");

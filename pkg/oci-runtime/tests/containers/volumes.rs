@@ -46,7 +46,7 @@ fn image(shim: &Shim) -> PathBuf {
     layer
 }
 
-fn filled(shim: &mut Shim) {
+pub(crate) fn filled(shim: &mut Shim) {
     shim.enter(|_| {});
     let layer = image(shim);
     let script = "cat /data/seed; stat -c '%a %u:%g' /data /data/seed; echo more >> /data/seed; \
@@ -81,7 +81,7 @@ fn absent_folders(shim: &mut Shim) {
     assert!(outcome.err.contains("/fresh/y: Read-only file system"), "{outcome:?}");
 }
 
-fn behind_links(shim: &mut Shim) {
+pub(crate) fn behind_links(shim: &mut Shim) {
     shim.enter(|_| {});
     let layer = image(shim);
     fs::create_dir(layer.join("run")).expect("mkdir");

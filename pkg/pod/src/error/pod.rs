@@ -50,6 +50,14 @@ pub enum RunError {
         /// Why.
         source: Cause,
     },
+    /// The pod got no user namespace.
+    #[error("make the user namespace of pod {id}")]
+    UserNamespace {
+        /// The pod.
+        id: PodId,
+        /// Why.
+        source: Cause,
+    },
     /// The pod got no network.
     #[error("attach pod {id} to the network")]
     Network {

@@ -24,7 +24,7 @@ use carpel_pod::{
 };
 use carpel_spec::config::{
     ContainerConfig, ContainerSecurity, Namespaces, PidMode, PodOrNode, Resources, SandboxConfig,
-    SandboxMetadata, SandboxSecurity, SecurityProfile, StdinMode, Terminal,
+    SandboxMetadata, SandboxSecurity, SecurityProfile, StdinMode, Terminal, UserMode,
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -266,7 +266,12 @@ pub(crate) fn sandbox(name: &str) -> SandboxConfig {
         labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
         annotations: BTreeMap::new(),
         cgroup_parent: None,
-        namespaces: Namespaces { network: PodOrNode::Pod, ipc: PodOrNode::Pod, pid: PidMode::Container },
+        namespaces: Namespaces {
+            network: PodOrNode::Pod,
+            ipc: PodOrNode::Pod,
+            pid: PidMode::Container,
+            user: UserMode::Node,
+        },
         security: SandboxSecurity::default(),
         sysctls: BTreeMap::new(),
         overhead: None,

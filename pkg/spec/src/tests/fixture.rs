@@ -94,7 +94,12 @@ pub(super) fn sandbox() -> SandboxConfig {
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
         cgroup_parent: Some("/kubepods/burstable/pod7d0d2f54-8d0d-4d2e-9d4f-0a8b0c0d0e0f".into()),
-        namespaces: Namespaces { network: PodOrNode::Pod, ipc: PodOrNode::Pod, pid: PidMode::Container },
+        namespaces: Namespaces {
+            network: PodOrNode::Pod,
+            ipc: PodOrNode::Pod,
+            pid: PidMode::Container,
+            user: UserMode::Node,
+        },
         security: SandboxSecurity::default(),
         sysctls: BTreeMap::new(),
         overhead: None,
@@ -178,6 +183,7 @@ pub(super) fn mount(container_path: &str, host_path: &str) -> MountConfig {
         access: MountAccess::ReadWrite,
         propagation: MountPropagation::Private,
         selinux_relabel: false,
+        id_mappings: None,
     }
 }
 

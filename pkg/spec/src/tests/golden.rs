@@ -105,8 +105,12 @@ fn container_with_everything() {
 #[test]
 fn privileged_container_in_the_hosts_namespaces() {
     let mut fixture = Fixture::new().privileged();
-    fixture.sandbox.namespaces =
-        Namespaces { network: PodOrNode::Node, ipc: PodOrNode::Node, pid: PidMode::Node };
+    fixture.sandbox.namespaces = Namespaces {
+        network: PodOrNode::Node,
+        ipc: PodOrNode::Node,
+        pid: PidMode::Node,
+        user: UserMode::Node,
+    };
     fixture.sandbox.hostname = String::new();
     fixture.config.mounts.push(MountConfig {
         propagation: MountPropagation::Bidirectional,
@@ -137,7 +141,12 @@ fn sandboxes() {
     ]
     .into();
     let mut host = sandbox();
-    host.namespaces = Namespaces { network: PodOrNode::Node, ipc: PodOrNode::Node, pid: PidMode::Node };
+    host.namespaces = Namespaces {
+        network: PodOrNode::Node,
+        ipc: PodOrNode::Node,
+        pid: PidMode::Node,
+        user: UserMode::Node,
+    };
     host.hostname = String::new();
     let mut text = String::new();
     for config in [sandbox(), shared, host] {
