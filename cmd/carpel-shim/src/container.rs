@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use carpel_cgroups::Cgroup;
@@ -38,6 +39,9 @@ pub(crate) struct Container {
     /// What an exec takes over where it says nothing of its own.
     pub(crate) process: ProcessPlan,
     pub(crate) cgroup: Cgroup,
+    /// Closed once all is known of the container: until then whoever reads the other end keeps the
+    /// cgroup in being, with its counters.
+    pub(crate) hold: Option<OwnedFd>,
     /// Who its init process was made to run as, and so every exec of its own kind. `None` until it is
     /// created.
     pub(crate) identity: Option<Identity>,

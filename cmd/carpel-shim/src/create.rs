@@ -1,7 +1,7 @@
 //! Create and Start: the verbs that end when the init process has said so.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use carpel_cgroups::Cgroup;
 use carpel_oci_runtime::cgroup::Membership;
@@ -14,15 +14,21 @@ use crate::failure::{failure, of_create, of_start, plain};
 use crate::pod::{Pod, Ready};
 use crate::poller::{EventFlags, Source};
 use crate::request::{Answer, check_id, wrong_state};
-use crate::resources::{device_rules, limits, placement};
+use crate::resources::{cgroup_path, device_rules, limits};
 use crate::stdio::{Streams, now_ns};
 
 /// Containers of one pod at a time.
 const CONTAINERS_MAX: usize = 512;
 
 impl Pod {
-    /// Makes a container: everything up to the init process's execve.
-    pub(crate) fn create(&mut self, caller: Caller, request: Create) -> Result<Answer, Failure> {
+    /// Makes a container: everything up to the init process's execve. `hold` is kept open until the
+    /// container has ended.
+    pub(crate) fn create(
+        &mut self,
+        caller: Caller,
+        request: Create,
+        hold: Option<OwnedFd>,
+    ) -> Result<Answer, Failure> {
         check_id(&request.container_id, "a container's")?;
         if self.is_stopping() {
             return Err(plain(FailureKind::WrongState, "the pod is being stopped"));
@@ -41,13 +47,13 @@ impl Pod {
         };
         let target = self.pid_target(&request)?;
         let invalid = |e: &(dyn std::error::Error + 'static)| failure(FailureKind::Invalid, e);
-        let place = placement(&request.plan.cgroup).map_err(|e| invalid(&e))?;
+        let path = cgroup_path(&request.plan.cgroup).map_err(|e| invalid(&e))?;
         let rules = device_rules(&request.plan.cgroup.device_rules).map_err(|e| invalid(&e))?;
         let limits = limits(&request.plan.cgroup.resources);
         limits.check().map_err(|e| invalid(&e))?;
         let (mut streams, stdio) =
             Streams::make(key, &request).map_err(|e| failure(FailureKind::Internal, &e))?;
-        let cgroup = Cgroup::create(&ready.tree, &place, &limits, Some(&rules))
+        let cgroup = Cgroup::create(&ready.tree, &path, &limits, Some(&rules))
             .map_err(|e| failure(FailureKind::Internal, &e))?;
         let begun = begin(ready, &request, &cgroup, target, stdio).and_then(|begun| {
             let watched =
@@ -70,6 +76,7 @@ impl Pod {
             id: request.container_id,
             process: request.plan.process,
             cgroup,
+            hold,
             identity: None,
             streams,
             execs: BTreeMap::new(),

@@ -193,6 +193,7 @@ impl Pod {
             }
         };
         container.streams.close(&self.poller);
+        container.hold = None;
         let saved = save(&self.exits, &record).is_ok();
         container.state = State::Exited { record: record.clone(), saved };
         if !saved {

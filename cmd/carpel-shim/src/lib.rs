@@ -28,6 +28,7 @@ mod create;
 mod exec;
 mod exit;
 mod failure;
+mod hold;
 mod oom;
 mod pod;
 mod poller;
@@ -38,4 +39,5 @@ mod snapshot;
 mod stdio;
 mod undo;
 
+pub use hold::hold;
 pub use pod::{RunError, run};

@@ -70,7 +70,7 @@ impl Pod {
         match body {
             request::Body::Hello(hello) => self.hello(caller, &hello),
             request::Body::Sandbox(plan) => self.sandbox(&plan, fds),
-            request::Body::Create(create) => self.create(caller, create),
+            request::Body::Create(create) => self.create(caller, create, fds.into_iter().next()),
             request::Body::Start(container) => self.start(caller, &container.container_id),
             request::Body::Kill(kill) => self.kill(&kill),
             request::Body::Delete(container) => self.delete(caller, &container.container_id),

@@ -1,7 +1,7 @@
 //! The plan's words for cgroups as those of the cgroup room.
 
-use carpel_cgroups::{Access, DeviceKind, DeviceRule, Driver, HugepageLimit, Limits, PathError, Placement};
-use carpel_shim_api::plan::{self, CgroupDriver, CgroupPlan, Resources};
+use carpel_cgroups::{Access, CgroupPath, DeviceKind, DeviceRule, HugepageLimit, Limits, PathError};
+use carpel_shim_api::plan::{self, CgroupPlan, Resources};
 use thiserror::Error;
 
 /// Why a plan's cgroup makes no sense.
@@ -13,12 +13,8 @@ pub(crate) enum ResourcesError {
     DeviceKind(usize, u32),
 }
 
-pub(crate) fn placement(plan: &CgroupPlan) -> Result<Placement, ResourcesError> {
-    let driver = match plan.driver() {
-        CgroupDriver::Cgroupfs => Driver::Cgroupfs,
-        CgroupDriver::Systemd => Driver::Systemd,
-    };
-    Placement::parse(driver, &plan.path).map_err(ResourcesError::Path)
+pub(crate) fn cgroup_path(plan: &CgroupPlan) -> Result<CgroupPath, ResourcesError> {
+    CgroupPath::parse(&plan.path).map_err(ResourcesError::Path)
 }
 
 pub(crate) fn limits(resources: &Resources) -> Limits {

@@ -97,16 +97,21 @@ pub struct Runtime {
 pub struct Cgroups {
     /// Who makes cgroups.
     pub driver: CgroupDriver,
-    /// Parent of pods that name none.
+    /// Parent of pods that name none: a path or a slice, or [`AUTO`].
     pub parent: String,
-    /// Where shims live; empty: in the daemon's own cgroup.
+    /// Where shims live: a path or a slice, or [`AUTO`]; empty: in the daemon's own cgroup.
     pub shims: String,
 }
+
+/// For what follows from something else.
+pub const AUTO: &str = "auto";
 
 /// Who makes cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupDriver {
+    /// systemd where it can, else Carpel itself.
+    Auto,
     /// Carpel itself.
     Cgroupfs,
     /// systemd, by transient scopes.
@@ -247,11 +252,7 @@ impl Default for Runtime {
 
 impl Default for Cgroups {
     fn default() -> Self {
-        Cgroups {
-            driver: CgroupDriver::Cgroupfs,
-            parent: "/carpel/pods".into(),
-            shims: "/carpel/shims".into(),
-        }
+        Cgroups { driver: CgroupDriver::Auto, parent: AUTO.into(), shims: AUTO.into() }
     }
 }
 

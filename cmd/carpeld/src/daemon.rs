@@ -11,7 +11,7 @@ use anyhow::Context;
 use carpel_cri::{ImageServer, MESSAGE_MAX_BYTES, OperatorServer, RuntimeFacts, RuntimeServer};
 use carpel_image::Images;
 use carpel_network::Network;
-use carpel_pod::Pods;
+use carpel_pod::{CgroupDriver, Pods};
 use carpel_proto::{
     operator::{InfoResponse, operator_server::OperatorServer as OperatorService},
     v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
@@ -47,13 +47,14 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
 
     let images = Images::open(rooms::image(&config)?).await.context("cannot open the image store")?;
     let network = Network::open(rooms::network(&config)?).await.context("cannot set up the pods' network")?;
-    let pods = Pods::open(rooms::pod(&config)?, images.clone(), network.clone())
-        .await
-        .context("cannot take over the pods")?;
+    let settings = rooms::pod(&config)?;
+    let systemd_cgroups = settings.cgroup_driver == CgroupDriver::Systemd;
+    let pods =
+        Pods::open(settings, images.clone(), network.clone()).await.context("cannot take over the pods")?;
 
     let facts = RuntimeFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        systemd_cgroups: config.cgroups.driver == crate::config::CgroupDriver::Systemd,
+        systemd_cgroups,
         config: config.dump()?,
     };
     let streaming =

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use carpel_network::{BridgeConfig, CniConfig, Mode};
-use carpel_pod::Rlimit;
+use carpel_pod::{CgroupDriver, Rlimit};
 use carpel_streaming::TlsFiles;
 
 use crate::config::{self, Config};
@@ -67,19 +67,35 @@ fn cni(plugins: &config::Cni) -> CniConfig {
     }
 }
 
+/// Who makes the cgroups on this node.
+fn cgroup_driver(config: &config::Cgroups) -> CgroupDriver {
+    match config.driver {
+        config::CgroupDriver::Auto => carpel_pod::preferred_cgroup_driver(),
+        config::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
+        config::CgroupDriver::Systemd => CgroupDriver::Systemd,
+    }
+}
+
+/// A cgroup as configured, or what follows from the driver.
+fn cgroup(configured: &str, driver: CgroupDriver, name: &str) -> String {
+    match (configured, driver) {
+        (config::AUTO, CgroupDriver::Cgroupfs) => format!("/carpel/{name}"),
+        (config::AUTO, CgroupDriver::Systemd) => format!("carpel-{name}.slice"),
+        (configured, _) => configured.to_owned(),
+    }
+}
+
 /// Settings of the pod room.
 pub(crate) fn pod(config: &Config) -> anyhow::Result<carpel_pod::Config> {
     let nofile = config.runtime.nofile;
+    let driver = cgroup_driver(&config.cgroups);
     Ok(carpel_pod::Config {
         root: config.root.clone(),
         state: config.state.clone(),
         shim: shim(&config.runtime)?,
-        shim_cgroup: config.cgroups.shims.clone(),
-        cgroup_parent: config.cgroups.parent.clone(),
-        cgroup_driver: match config.cgroups.driver {
-            config::CgroupDriver::Cgroupfs => carpel_pod::CgroupDriver::Cgroupfs,
-            config::CgroupDriver::Systemd => carpel_pod::CgroupDriver::Systemd,
-        },
+        shim_cgroup: cgroup(&config.cgroups.shims, driver, "shims"),
+        cgroup_parent: cgroup(&config.cgroups.parent, driver, "pods"),
+        cgroup_driver: driver,
         log_line_max_bytes: config.runtime.log_line_max_bytes,
         exec_output_max_bytes: config.runtime.exec_output_max_bytes,
         default_rlimits: vec![Rlimit { resource: RLIMIT_NOFILE, soft: nofile, hard: nofile }],

@@ -18,7 +18,7 @@ use crate::cgroup::Cgroup;
 use crate::devices::{self, DeviceError, DeviceRule};
 use crate::file::{self, Attempt, FileError};
 use crate::limits::{Current, LimitError, Limits};
-use crate::path::{CgroupPath, Placement};
+use crate::path::CgroupPath;
 use crate::remove;
 use crate::tree::{Hierarchy, Tree};
 use crate::update::{self, ApplyError};
@@ -31,14 +31,6 @@ const MKDIR_TRIES: usize = 8;
 /// Why a cgroup could not be made. Nothing of it is left.
 #[derive(Debug, Error)]
 pub enum CreateError {
-    /// Scopes are made by systemd over D-Bus, which this crate does not speak yet.
-    #[error("cgroup {slice}:{name}: the systemd cgroup driver is not supported, use cgroupfs")]
-    SystemdUnsupported {
-        /// The slice that was asked for.
-        slice: String,
-        /// The scope's name that was asked for.
-        name: String,
-    },
     /// A folder could not be made.
     #[error("cgroup {path} in {hierarchy}")]
     Make {
@@ -78,16 +70,10 @@ impl Cgroup {
     /// See [`CreateError`]; nothing that was made here is then left.
     pub fn create(
         tree: &Arc<Tree>,
-        placement: &Placement,
+        path: &CgroupPath,
         limits: &Limits,
         device_rules: Option<&[DeviceRule]>,
     ) -> Result<Cgroup, CreateError> {
-        let path = match placement {
-            Placement::Cgroupfs(path) => path,
-            Placement::Systemd { slice, name, .. } => {
-                return Err(CreateError::SystemdUnsupported { slice: slice.clone(), name: name.clone() });
-            }
-        };
         limits.check().map_err(|e| CreateError::Limits(path.clone(), e))?;
         let mut made = Made::default();
         let cgroup = fill(tree, path, limits, device_rules, &mut made);

@@ -8,6 +8,7 @@
 //!        ├ leaf              a child for one exec, so that it can be killed with all it started
 //!        ├ kill, freeze, procs, oom_kills
 //!        └ delete            rmdir in each
+//!  seat                      a process steps aside, so that a cgroup can hand controllers down
 //!  stats::Reader             reads usage through kept file descriptors; knows no `Cgroup`
 //! ```
 //!
@@ -29,6 +30,7 @@ pub mod leaf;
 pub mod limits;
 pub mod path;
 mod remove;
+pub mod seat;
 pub mod stats;
 pub mod tree;
 mod update;
@@ -40,7 +42,8 @@ pub use freeze::FreezeError;
 pub use kill::KillError;
 pub use leaf::{Leaf, LeafError};
 pub use limits::{HugepageLimit, LimitError, Limits};
-pub use path::{CgroupPath, Driver, PathError, Placement};
+pub use path::{CgroupPath, PathError};
 pub use remove::DeleteError;
+pub use seat::{SeatError, seat};
 pub use tree::{DetectError, Hierarchy, Tree};
 pub use update::UpdateError;

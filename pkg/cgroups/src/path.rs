@@ -1,4 +1,4 @@
-//! Where a cgroup is: a path below each hierarchy's root, or a scope of systemd's.
+//! Where a cgroup is: a path below each hierarchy's root.
 
 use std::fmt;
 
@@ -13,31 +13,6 @@ pub const DEPTH_MAX: usize = 32;
 /// Empty parents are removed with their last child only if their path begins with a component that
 /// is this or begins with this and a dash: they cannot be the kubelet's.
 pub const OWN_PREFIX: &str = "carpel";
-
-/// Who makes cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    /// We ourselves, by mkdir.
-    Cgroupfs,
-    /// systemd, as a transient scope.
-    Systemd,
-}
-
-/// Where a container's cgroup is to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Placement {
-    /// Below each hierarchy's root.
-    Cgroupfs(CgroupPath),
-    /// The scope `<prefix>-<name>.scope` in a slice.
-    Systemd {
-        /// The slice's unit name.
-        slice: String,
-        /// What the scope's name begins with.
-        prefix: String,
-        /// The container's part of the scope's name.
-        name: String,
-    },
-}
 
 /// A checked path: single components, none of which is `.` or `..` or holds a control character.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,37 +36,6 @@ pub enum PathError {
     /// `.`, `..`, too long, or with a slash or a control character inside.
     #[error("{0:?} is not a component of a cgroup path")]
     Component(String),
-    /// Not `<slice>:<prefix>:<name>`.
-    #[error("{0:?} is not a systemd cgroup path of the form slice:prefix:name")]
-    Systemd(String),
-}
-
-impl Placement {
-    /// Reads a path in the grammar of its driver: `/a/b/c`, or `slice:prefix:name`.
-    ///
-    /// # Errors
-    /// The text does not follow the grammar.
-    pub fn parse(driver: Driver, text: &str) -> Result<Placement, PathError> {
-        match driver {
-            Driver::Cgroupfs => CgroupPath::parse(text).map(Placement::Cgroupfs),
-            Driver::Systemd => {
-                let mut parts = text.split(':');
-                let (Some(slice), Some(prefix), Some(name), None) =
-                    (parts.next(), parts.next(), parts.next(), parts.next())
-                else {
-                    return Err(PathError::Systemd(text.to_owned()));
-                };
-                for part in [slice, prefix, name] {
-                    check_component(part)?;
-                }
-                Ok(Placement::Systemd {
-                    slice: slice.to_owned(),
-                    prefix: prefix.to_owned(),
-                    name: name.to_owned(),
-                })
-            }
-        }
-    }
 }
 
 impl CgroupPath {
@@ -191,18 +135,6 @@ mod tests {
             [("/carpel/p/c", true), ("/carpel-x/c", true), ("/carpels/c", false), ("/kubepods/c", false)]
         {
             assert_eq!(CgroupPath::parse(path).unwrap().has_own_prefix(), ours, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_systemd_path_has_three_parts() {
-        let placement = Placement::parse(Driver::Systemd, "a.slice:carpel:1f").unwrap();
-        assert_eq!(
-            placement,
-            Placement::Systemd { slice: "a.slice".into(), prefix: "carpel".into(), name: "1f".into() }
-        );
-        for bad in ["a.slice:x", "a:b:c:d", "::", "/a/b", "a/b:c:d"] {
-            assert!(Placement::parse(Driver::Systemd, bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -156,7 +156,12 @@ fn remove_below(parent: BorrowedFd<'_>, name: &str, depth: usize) -> Result<(), 
         Err(e) if e.is_absent() => return Ok(()),
         Err(e) => return Err(e),
     };
-    for child in child_names(dir.as_fd())? {
+    let children = match child_names(dir.as_fd()) {
+        // Somebody else removes it too: systemd does, when a scope is empty.
+        Err(e) if e.is_absent() => return Ok(()),
+        other => other?,
+    };
+    for child in children {
         remove_below(dir.as_fd(), &child, depth + 1)?;
     }
     match rmdir() {

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use carpel_cgroups::cgroup::Hierarchies;
 use carpel_cgroups::stats::Reader;
 use carpel_cgroups::{
-    Access, Cgroup, CgroupPath, CreateError, DeleteError, DeviceKind, DeviceRule, Driver, Limits, Placement,
-    Tree,
+    Access, Cgroup, CgroupPath, CreateError, DeleteError, DeviceKind, DeviceRule, Limits, Tree, seat,
 };
 use rustix::process::Pid;
 
@@ -32,12 +31,12 @@ impl Parent {
         Parent { tree: Arc::new(Tree::detect().unwrap()), path: CgroupPath::parse(&path).unwrap() }
     }
 
-    fn placement(&self, name: &str) -> Placement {
-        Placement::Cgroupfs(self.path.child(name).unwrap())
+    fn child(&self, name: &str) -> CgroupPath {
+        self.path.child(name).unwrap()
     }
 
     fn cgroup(&self, name: &str, limits: &Limits) -> Cgroup {
-        Cgroup::create(&self.tree, &self.placement(name), limits, None).unwrap()
+        Cgroup::create(&self.tree, &self.child(name), limits, None).unwrap()
     }
 
     /// In which hierarchies it is there.
@@ -166,12 +165,9 @@ fn nothing_is_left_of_a_cgroup_that_was_deleted_or_not_made() {
     assert_eq!(parent.traces(), 0);
     cgroup.delete(PATIENCE).unwrap();
     let failing = Limits { cpuset_cpus: Some("999".to_owned()), ..Limits::default() };
-    let error = Cgroup::create(&parent.tree, &parent.placement("c"), &failing, None).unwrap_err();
+    let error = Cgroup::create(&parent.tree, &parent.child("c"), &failing, None).unwrap_err();
     assert!(matches!(error, CreateError::Apply(..)), "{error:?}");
     assert_eq!(parent.traces(), 0);
-    let systemd = Placement::parse(Driver::Systemd, "a.slice:carpel:c").unwrap();
-    let error = Cgroup::create(&parent.tree, &systemd, &Limits::default(), None).unwrap_err();
-    assert!(matches!(error, CreateError::SystemdUnsupported { .. }));
 }
 
 #[test]
@@ -179,7 +175,7 @@ fn a_parent_that_is_not_ours_stays() {
     let tree = Arc::new(Tree::detect().unwrap());
     let foreign = CgroupPath::parse(&format!("/test-of-carpel-{}", std::process::id())).unwrap();
     let cgroup = Cgroup::ensure(&tree, &foreign).unwrap();
-    let child = Placement::Cgroupfs(foreign.child("c").unwrap());
+    let child = foreign.child("c").unwrap();
     Cgroup::create(&tree, &child, &Limits::default(), None).unwrap().delete(PATIENCE).unwrap();
     for hierarchy in tree.hierarchies() {
         assert!(hierarchy.mount_point().join(foreign.as_relative()).exists());
@@ -197,7 +193,7 @@ fn everything_in_a_cgroup_is_killed_and_then_it_can_go() {
     assert!(cgroup.is_populated().unwrap());
     assert!(matches!(cgroup.delete(Duration::ZERO), Err(DeleteError::Busy { .. })));
     // It is in use, so it is not taken over either.
-    let again = Cgroup::create(&parent.tree, &parent.placement("c"), &Limits::default(), None);
+    let again = Cgroup::create(&parent.tree, &parent.child("c"), &Limits::default(), None);
     assert!(matches!(again, Err(CreateError::Occupied { .. })), "{again:?}");
     cgroup.freeze(PATIENCE).unwrap();
     cgroup.kill().unwrap();
@@ -321,8 +317,7 @@ fn devices_that_no_rule_names_cannot_be_opened() {
     let all = Access::none().with_read(true).with_write(true).with_mknod(true);
     let null =
         DeviceRule { allow: true, kind: DeviceKind::Char, major: Some(1), minor: Some(3), access: all };
-    let cgroup =
-        Cgroup::create(&parent.tree, &parent.placement("c"), &Limits::default(), Some(&[null])).unwrap();
+    let cgroup = Cgroup::create(&parent.tree, &parent.child("c"), &Limits::default(), Some(&[null])).unwrap();
     let script = "head -c1 /dev/null && echo null; head -c1 /dev/zero >/dev/null 2>&1 || echo no zero";
     let mut shell = Shell::new(&cgroup, &format!("({script}) | tr '\\n' ' '; echo"));
     assert_eq!(shell.first_line(), "null no zero");
@@ -351,5 +346,26 @@ fn a_device_program_is_taken_by_the_kernel_and_decides() {
     let mut shell = Shell::new(&cgroup, &format!("({script}) | tr '\\n' ' '; echo"));
     assert_eq!(shell.first_line(), "null no zero");
     shell.wait();
+    cgroup.delete(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_process_steps_aside_into_a_child() {
+    let parent = Parent::new();
+    let Some(v2) = parent.tree.v2() else { panic!("this host has no cgroup2 hierarchy at all") };
+    let procs = |path: &CgroupPath| {
+        std::fs::read_to_string(v2.mount_point().join(path.as_relative()).join("cgroup.procs")).unwrap()
+    };
+    let cgroup = parent.cgroup("scope", &Limits::default());
+    let shell = Shell::new(&cgroup, "sleep 600");
+    let pid = Pid::from_child(&shell.0);
+    seat(&parent.tree, cgroup.path(), "hold", pid).unwrap();
+    seat(&parent.tree, cgroup.path(), "hold", pid).unwrap();
+    assert!(procs(&cgroup.path().child("hold").unwrap()).lines().any(|line| line == pid.to_string()));
+    assert!(!procs(cgroup.path()).lines().any(|line| line == pid.to_string()));
+    let absent = seat(&parent.tree, &parent.child("absent"), "hold", pid).unwrap_err();
+    assert!(absent.is_absent(), "{absent:?}");
+    assert!(!seat(&parent.tree, cgroup.path(), "..", pid).unwrap_err().is_absent());
+    cgroup.kill().unwrap();
     cgroup.delete(PATIENCE).unwrap();
 }

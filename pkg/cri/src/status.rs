@@ -173,6 +173,7 @@ impl ToStatus for CreateError {
             CreateError::Image { .. }
             | CreateError::Id { .. }
             | CreateError::AppArmor { .. }
+            | CreateError::Scope { .. }
             | CreateError::BrokenOff(_) => Code::Internal,
             CreateError::ImageVolume { .. } => Code::Unknown,
             CreateError::Shim { source, .. } => source.code(),

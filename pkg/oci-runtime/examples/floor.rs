@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use carpel_cgroups::{Cgroup, CgroupPath, Limits, Placement, Tree};
+use carpel_cgroups::{Cgroup, CgroupPath, Limits, Tree};
 use carpel_oci_runtime::cgroup::Membership;
 use carpel_oci_runtime::create::{self, Progress, StartProgress};
 use carpel_oci_runtime::exec;
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     fs::copy("/bin/busybox", base.join("bin/busybox"))?;
     let path = CgroupPath::parse(&format!("/carpel-floor-{}/c", std::process::id()))?;
     let tree = Arc::new(Tree::detect()?);
-    let cgroup = Cgroup::create(&tree, &Placement::Cgroupfs(path), &Limits::default(), None)?;
+    let cgroup = Cgroup::create(&tree, &path, &Limits::default(), None)?;
     let result = pods(rounds.min(50)).and_then(|()| containers(rounds, &dir, &cgroup));
     cgroup.delete(Duration::from_secs(5))?;
     fs::remove_dir_all(&dir)?;

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-pub use carpel_shim_api::plan::{CgroupDriver, Rlimit};
+pub use carpel_shim_api::plan::Rlimit;
+pub use carpel_spec::input::CgroupDriver;
 
 /// Settings of [`crate::Pods`].
 #[derive(Debug, Clone)]
@@ -13,9 +14,10 @@ pub struct Config {
     pub state: PathBuf,
     /// The shim's program. It is copied once into a sealed memory file and started from there.
     pub shim: PathBuf,
-    /// The cgroup that shims live in, relative to each hierarchy's root; empty: the daemon's own.
+    /// The cgroup that shims live in, relative to each hierarchy's root; with systemd the slice that their
+    /// scope is in. Empty: the daemon's own.
     pub shim_cgroup: String,
-    /// Parent cgroup of pods that name none, in cgroupfs form.
+    /// Parent cgroup of pods that name none: a path, or a slice's name.
     pub cgroup_parent: String,
     /// Who makes cgroups.
     pub cgroup_driver: CgroupDriver,

@@ -10,6 +10,8 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
+use crate::DriverError;
+
 pub use container::{
     AttachError, CreateError, ExecError, RemoveContainerError, ReopenLogError, StartError, StatsError,
     StopContainerError, UpdateError,
@@ -112,6 +114,9 @@ pub enum OpenError {
     /// The node's cgroups are not usable.
     #[error("look at the node's cgroups")]
     Cgroups(#[source] carpel_cgroups::DetectError),
+    /// systemd cannot make the cgroups.
+    #[error("use the configured cgroup driver")]
+    Driver(#[from] DriverError),
     /// The daemon's own capabilities are not readable.
     #[error("read the daemon's own capabilities")]
     Capabilities(#[source] io::Error),

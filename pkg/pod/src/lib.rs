@@ -39,6 +39,7 @@ mod pods;
 mod profile;
 mod record;
 mod run;
+mod scope;
 mod shim;
 mod snapshot;
 mod stats;
@@ -61,6 +62,7 @@ pub use event::{Event, EventKind, EventStream};
 pub use exec::{ExecOutput, ExecProcess, ExecRequest, ExecSession, ExecStreams};
 pub use id::{ContainerId, IdError, PodId};
 pub use pods::Pods;
+pub use scope::{DriverError, ScopeError, preferred_cgroup_driver};
 pub use shim::ShimError;
 pub use snapshot::{ContainerSnapshot, ContainerState, Exit, ExitReason, PodSnapshot, PodState, User};
 pub use stats::{

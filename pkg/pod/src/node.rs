@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use carpel_cgroups::{Cgroup, CgroupPath, PathError, Tree};
+use carpel_cgroups::{Cgroup, CgroupPath, Tree};
 use carpel_spec::{
     NodeFacts, capability,
     config::SelinuxOption,
@@ -15,7 +15,7 @@ use carpel_spec::{
     seccomp::{Arch, KernelVersion},
 };
 
-use crate::{CgroupDriver, Config, OpenError, user_namespace};
+use crate::{Config, OpenError, user_namespace};
 
 /// The most that is read of a file of the kernel's, in bytes.
 const KERNEL_FILE_MAX_BYTES: u64 = 1 << 20;
@@ -86,18 +86,9 @@ impl Node {
         }
     }
 
-    /// The cgroup that a record names; `None` if it is gone, or systemd's.
+    /// The cgroup that a record names; `None` if it is gone.
     pub(crate) fn cgroup(&self, path: &str) -> Option<Cgroup> {
-        let path = self.cgroup_path(path).ok()?;
-        Cgroup::open(&self.cgroups, &path).ok()
-    }
-
-    /// The path of a cgroup in the form of the cgroupfs driver.
-    pub(crate) fn cgroup_path(&self, path: &str) -> Result<CgroupPath, PathError> {
-        match self.facts.cgroup_driver {
-            CgroupDriver::Cgroupfs => CgroupPath::parse(path),
-            CgroupDriver::Systemd => Err(PathError::Systemd(path.to_owned())),
-        }
+        Cgroup::open(&self.cgroups, &CgroupPath::parse(path).ok()?).ok()
     }
 }
 

@@ -33,7 +33,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, Exit, ExitReason, FileError, OpenError, PodId, Pods,
+    CgroupDriver, Config, Exit, ExitReason, FileError, OpenError, PodId, Pods,
     apparmor::Profiles,
     catalog::Catalog,
     clock::{CreationClock, now_ns},
@@ -50,6 +50,7 @@ use crate::{
     profile::Programs,
     record::{self, ContainerPhase, ContainerRecord, PodPhase, PodRecord},
     run::connect,
+    scope::Scopes,
     shim::{
         Shim, ShimError,
         program::{ShimProcess, ShimProgram},
@@ -82,21 +83,39 @@ impl Pods {
         let opened = tokio::task::spawn_blocking(move || {
             let layout = Layout::create(&config.root, &config.state)?;
             let node = Arc::new(Node::look(&config)?);
-            let shim_program = ShimProgram::load(&config.shim, node.shim_home(&config.shim_cgroup))
+            let shim_program = ShimProgram::load(&config.shim)
                 .map_err(|source| OpenError::Shim { path: config.shim.clone(), source })?;
             let records = read_records(&layout)?;
             Ok::<_, OpenError>((config, layout, shim_program, node, records))
         });
-        let (config, layout, shim_program, node, records) = match opened.await {
+        let (mut config, layout, mut shim_program, node, records) = match opened.await {
             Ok(opened) => opened?,
             Err(join) => return Err(OpenError::BrokenOff(join)),
         };
+        let (scopes, shims_hold) = match config.cgroup_driver {
+            CgroupDriver::Cgroupfs => (None, None),
+            CgroupDriver::Systemd => {
+                let scopes = Scopes::open(&node.cgroups, &config.cgroup_parent).await?;
+                let hold = match config.shim_cgroup.as_str() {
+                    "" => None,
+                    slice => {
+                        let (hold, path) = scopes.start_shims(&shim_program, slice).await?;
+                        config.shim_cgroup = path.to_string();
+                        Some(hold)
+                    }
+                };
+                (Some(scopes), hold)
+            }
+        };
+        shim_program.live_in(node.shim_home(&config.shim_cgroup));
         let shared = Arc::new(Shared {
             config,
             trash: Trash::open(layout.trash()),
             layout,
             node,
             apparmor: Profiles::look(),
+            scopes,
+            _shims_hold: shims_hold,
             images,
             network,
             shim_program,

@@ -289,11 +289,10 @@ impl Owner {
         }
     }
 
+    /// As a path; empty for one that an earlier daemon took, and this one's cgroup driver does not.
     fn cgroup_parent(&self) -> String {
-        match &self.config.cgroup_parent {
-            Some(parent) if !parent.is_empty() => parent.clone(),
-            _ => self.shared.config.cgroup_parent.clone(),
-        }
+        let parent = self.config.cgroup_parent.as_deref();
+        carpel_spec::parent_cgroup(parent, &self.shared.node.facts).unwrap_or_default()
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     node::Node,
     owner::{Asked, Command, PodHandle},
     profile::Programs,
+    scope::{Hold, Scopes},
     shim::program::ShimProgram,
     trash::Trash,
     usage::UsageReaders,
@@ -44,6 +45,10 @@ pub(crate) struct Shared {
     pub(crate) layout: Layout,
     pub(crate) node: Arc<Node>,
     pub(crate) apparmor: Profiles,
+    /// Where systemd makes the cgroups.
+    pub(crate) scopes: Option<Scopes>,
+    /// As long as this daemon lives.
+    pub(crate) _shims_hold: Option<Hold>,
     pub(crate) images: Images,
     pub(crate) network: Network,
     pub(crate) shim_program: ShimProgram,

@@ -201,8 +201,9 @@ impl Shim {
     }
 
     #[tracing::instrument(name = "shim", skip_all, fields(request = "Create"))]
-    pub(crate) async fn create(&self, create: Create) -> Result<Created, ShimError> {
-        let pending = self.send("Create", request::Body::Create(create), Vec::new())?;
+    pub(crate) async fn create(&self, create: Create, hold: Option<OwnedFd>) -> Result<Created, ShimError> {
+        let fds = hold.into_iter().collect();
+        let pending = self.send("Create", request::Body::Create(create), fds)?;
         match pending.reply(CREATE).await?.body {
             reply::Body::Created(created) => Ok(created),
             _ => Err(ShimError::UnexpectedReply { request: "Create" }),

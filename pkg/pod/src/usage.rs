@@ -11,7 +11,10 @@ use std::{
     time::Instant,
 };
 
-use carpel_cgroups::stats::{self, Reader};
+use carpel_cgroups::{
+    CgroupPath,
+    stats::{self, Reader},
+};
 use futures::StreamExt;
 
 use crate::{
@@ -56,7 +59,7 @@ impl UsageReaders {
         let kept = match known {
             Some(kept) => kept,
             None => {
-                let path = shared.node.cgroup_path(cgroup_path).ok()?;
+                let path = CgroupPath::parse(cgroup_path).ok()?;
                 let reader = match Reader::open(&shared.node.cgroups, &path) {
                     Ok(reader) => reader,
                     Err(stats::StatsError::Gone(_)) => return None,

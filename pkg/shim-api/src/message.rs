@@ -30,7 +30,8 @@ pub mod request {
         /// Once per shim. Reply: `Sandbox`.
         #[prost(message, tag = "2")]
         Sandbox(SandboxPlan),
-        /// Everything up to the init process's execve. Reply: `Created`.
+        /// Everything up to the init process's execve. Fd 0, if any, is closed when the container has
+        /// ended and its exit is recorded, or could not be made. Reply: `Created`.
         #[prost(message, tag = "3")]
         Create(Create),
         /// Releases the init process. Reply: `Started`, once execve succeeded or failed.

@@ -422,11 +422,9 @@ pub struct Rlimit {
 /// A container's cgroup.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct CgroupPlan {
-    /// Who makes it.
-    #[prost(enumeration = "CgroupDriver", tag = "1")]
-    pub driver: i32,
-    /// cgroupfs: the path below each hierarchy's root, `/kubepods/burstable/pod…/<id>`.
-    /// systemd: `<slice>:<prefix>:<id>`, as runc's `cgroupsPath`.
+    // Tag 1 said who makes it: the shim always does.
+    /// The path below each hierarchy's root, `/kubepods/burstable/pod…/<id>`. Where systemd has a scope
+    /// for the container, a path in that.
     #[prost(string, tag = "2")]
     pub path: String,
     /// Its limits.
@@ -435,16 +433,6 @@ pub struct CgroupPlan {
     /// Device access: nothing but these. Rules are tried in order, the last that matches decides.
     #[prost(message, repeated, tag = "4")]
     pub device_rules: Vec<DeviceRule>,
-}
-
-/// Who makes cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
-#[repr(i32)]
-pub enum CgroupDriver {
-    /// The shim itself.
-    Cgroupfs = 0,
-    /// systemd, as a transient scope.
-    Systemd = 1,
 }
 
 /// A rule of the device cgroup.

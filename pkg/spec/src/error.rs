@@ -334,9 +334,9 @@ pub enum CgroupProblem {
     #[error("it must be a path without `..`, ':' and control characters")]
     Grammar,
     /// systemd wants a slice.
-    #[error("the systemd cgroup driver needs a path that ends in .slice")]
+    #[error("the systemd cgroup driver needs the name of a slice, such as kubepods-pod1.slice")]
     NotASlice,
-    /// cgroupfs has no slices.
+    /// The kernel takes no longer path.
     #[error("it is longer than 4095 bytes")]
     TooLong,
 }

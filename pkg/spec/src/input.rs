@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use carpel_shim_api::plan::{CgroupDriver, Rlimit};
+use carpel_shim_api::plan::Rlimit;
 
 use crate::config::{ContainerConfig, SandboxConfig, SelinuxOption};
 use crate::seccomp::{Arch, BpfProgram, KernelVersion};
@@ -158,7 +158,7 @@ pub struct NodeFacts {
     /// Who makes cgroups.
     pub cgroup_driver: CgroupDriver,
     /// Parent cgroup of pods that name none: a path for cgroupfs (`/carpel`), a slice for systemd
-    /// (`system.slice`).
+    /// (`carpel.slice`).
     pub cgroup_parent_default: String,
     /// First part of a systemd scope's name.
     pub scope_prefix: String,
@@ -182,6 +182,15 @@ pub struct NodeFacts {
     /// Number of CPUs, counted from 0, that have `thermal_throttle` in sysfs; 0 in most machines'
     /// guests.
     pub thermal_throttle_cpus: u32,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// The shims, by mkdir.
+    Cgroupfs,
+    /// systemd makes a slice for each pod and a scope for each container, the shim what is in a scope.
+    Systemd,
 }
 
 /// How cgroups are laid out.

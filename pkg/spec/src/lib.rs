@@ -23,7 +23,7 @@ mod cgroup;
 pub mod config;
 mod container;
 mod devices;
-mod error;
+pub mod error;
 pub mod input;
 mod mounts;
 mod path;
@@ -39,7 +39,7 @@ pub mod sysctl;
 mod user;
 mod volumes;
 
-pub use cgroup::container_cgroup;
+pub use cgroup::{container_cgroup, parent_cgroup, slice_path};
 pub use container::{PlannedContainer, container_plan, exec_process};
 pub use error::PlanError;
 pub use input::{ContainerInput, ImageConfig, NodeFacts, PodFacts, SeccompInput};

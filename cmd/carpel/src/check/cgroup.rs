@@ -33,7 +33,7 @@ pub(super) fn examine() -> Vec<Finding> {
         Mode::Unified { path } => {
             let controllers = read(&format!("{path}/cgroup.controllers")).unwrap_or_default();
             let all: Vec<&str> = controllers.split_whitespace().collect();
-            let mut findings = vec![Finding::ok("cgroups", format!("v2 at {path}"))];
+            let mut findings = vec![Finding::ok("cgroups", format!("v2 at {path}")), driver()];
             findings.push(controllers_finding(&|name| all.contains(&name)));
             findings
         }
@@ -60,6 +60,24 @@ pub(super) fn examine() -> Vec<Finding> {
             findings
         }
     }
+}
+
+/// Which driver `cgroups.driver = "auto"` is, on cgroup v2.
+fn driver() -> Finding {
+    let name = "cgroup driver";
+    match (exists("/run/systemd/system"), exists("/var/run/dbus/system_bus_socket")) {
+        (false, _) => Finding::ok(name, "auto is cgroupfs: systemd is not process 1"),
+        (true, true) => Finding::ok(name, "auto is systemd"),
+        (true, false) => Finding::warning(
+            name,
+            "auto is cgroupfs: there is no system bus",
+            "systemd and Carpel would both manage the tree: install dbus, and have systemd start dbus.socket",
+        ),
+    }
+}
+
+fn exists(path: &str) -> bool {
+    std::path::Path::new(path).exists()
 }
 
 fn controllers_finding(has: &dyn Fn(&str) -> bool) -> Finding {

@@ -8,7 +8,7 @@ use std::{
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::{CgroupDriver, Config};
+use super::{AUTO, CgroupDriver, Config};
 
 /// The largest configuration file, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -114,11 +114,21 @@ impl Config {
         if self.network.builtin.is_some() && self.network.cni.is_some() {
             return senseless("both [network.builtin] and [network.cni] are given; keep one".into());
         }
-        if self.cgroups.driver == CgroupDriver::Systemd {
-            return senseless(
-                "cgroups.driver = \"systemd\" is not built yet; use \"cgroupfs\" here and in the kubelet"
-                    .into(),
-            );
+        for (name, parent) in [("parent", &self.cgroups.parent), ("shims", &self.cgroups.shims)] {
+            let is_slice = parent.ends_with(".slice");
+            let fits = match self.cgroups.driver {
+                _ if parent.is_empty() || parent == AUTO => true,
+                CgroupDriver::Systemd => is_slice,
+                CgroupDriver::Cgroupfs => !is_slice,
+                // Which it will be is seen at start.
+                CgroupDriver::Auto => true,
+            };
+            if !fits {
+                return senseless(format!(
+                    "cgroups.{name} = {parent:?} does not fit cgroups.driver: \"systemd\" takes the name of a \
+                     slice (name.slice), \"cgroupfs\" a path"
+                ));
+            }
         }
         // What the rooms would refuse later, after the daemon has taken its folders.
         crate::rooms::network(self)

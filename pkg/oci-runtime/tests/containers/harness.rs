@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
-use carpel_cgroups::{Cgroup, CgroupPath, Limits, Placement, Tree};
+use carpel_cgroups::{Cgroup, CgroupPath, Limits, Tree};
 use carpel_oci_runtime::cgroup::Membership;
 use carpel_oci_runtime::create::{self, CreateError, Created, Progress, StartError, StartProgress};
 use carpel_oci_runtime::exec::{self, ExecError};
@@ -319,8 +319,7 @@ impl Shim {
         }
         self.made += 1;
         let path = CgroupPath::parse(&format!("/carpel-oci-{}/{}", self.id, self.made)).expect("a path");
-        let placement = Placement::Cgroupfs(path.clone());
-        Cgroup::create(&self.tree, &placement, &Limits::default(), None).expect("make a cgroup");
+        Cgroup::create(&self.tree, &path, &Limits::default(), None).expect("make a cgroup");
         self.cgroups.push(Cgroup::open(&self.tree, &path).expect("open it"));
         Cgroup::open(&self.tree, &path).expect("open it")
     }

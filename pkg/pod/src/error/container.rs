@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 
 use super::{Cause, FileError, FindError, RecordError};
-use crate::{AppArmorError, ContainerId, PodId, shim::ShimError};
+use crate::{AppArmorError, ContainerId, PodId, ScopeError, shim::ShimError};
 
 /// [`crate::Pods::create_container`] failed; nothing is left of the container.
 #[derive(Debug, Clone, Error)]
@@ -112,6 +112,14 @@ pub enum CreateError {
         id: ContainerId,
         /// Why.
         source: Arc<FileError>,
+    },
+    /// systemd did not make the container's scope.
+    #[error("make the scope of container {id}")]
+    Scope {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: Arc<ScopeError>,
     },
     /// A record could not be written.
     #[error("record container {id}")]

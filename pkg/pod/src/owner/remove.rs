@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{Owner, Reply, answer, answer_all, container::State};
-use crate::{ContainerId, RecordError, RemoveContainerError, ShimError, event::EventKind, lost};
+use crate::{
+    ContainerId, RecordError, RemoveContainerError, ShimError, event::EventKind, lost, pods::Shared,
+};
 
 impl Owner {
     pub(super) fn remove_container(&mut self, id: &ContainerId, reply: Reply<RemoveContainerError>) {
@@ -33,16 +35,9 @@ impl Owner {
                 Some(shim) => shim.delete(&id).await,
                 None => Err(ShimError::Gone),
             };
-            let folder = shared.layout.container(&id);
             let result = match forgotten {
-                Ok(()) => clean(&id, move || shared.trash.take(&folder)).await,
-                Err(ShimError::Gone) => {
-                    let work = move || {
-                        lost::remove_cgroup(&shared.node, &cgroup_path);
-                        shared.trash.take(&folder)
-                    };
-                    clean(&id, work).await
-                }
+                Ok(()) => clean(shared, &id, cgroup_path, Left::Files).await,
+                Err(ShimError::Gone) => clean(shared, &id, cgroup_path, Left::CgroupAndFiles).await,
                 Err(err) => Err(RemoveContainerError::Shim { id: id.clone(), source: Arc::new(err) }),
             };
             move |owner: &mut Owner| owner.deleted(&id, result)
@@ -63,10 +58,30 @@ impl Owner {
     }
 }
 
+/// What is left of a container to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Files,
+    /// There was no shim to remove it.
+    CgroupAndFiles,
+}
+
 async fn clean(
+    shared: Arc<Shared>,
     id: &ContainerId,
-    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+    cgroup_path: String,
+    left: Left,
 ) -> Result<(), RemoveContainerError> {
+    if let Some(scopes) = &shared.scopes {
+        scopes.remove(&cgroup_path).await;
+    }
+    let folder = shared.layout.container(id);
+    let work = move || {
+        if left == Left::CgroupAndFiles {
+            lost::remove_cgroup(&shared.node, &cgroup_path);
+        }
+        shared.trash.take(&folder)
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(Err(source)) => {
             let source = Arc::new(RecordError { action: "remove", path: id.as_str().into(), source });

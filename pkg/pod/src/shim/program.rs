@@ -54,8 +54,18 @@ pub(crate) struct ShimProcess {
 
 impl ShimProgram {
     /// Copies the program into sealed memory. Blocks shortly.
-    pub(crate) fn load(path: &Path, home: Option<Cgroup>) -> io::Result<ShimProgram> {
-        Ok(ShimProgram { exe: sealed_program("carpel-shim", &mut File::open(path)?)?, home })
+    pub(crate) fn load(path: &Path) -> io::Result<ShimProgram> {
+        Ok(ShimProgram { exe: sealed_program("carpel-shim", &mut File::open(path)?)?, home: None })
+    }
+
+    /// Has shims be born in a cgroup.
+    pub(crate) fn live_in(&mut self, home: Option<Cgroup>) {
+        self.home = home;
+    }
+
+    /// The program itself.
+    pub(crate) fn exe(&self) -> BorrowedFd<'_> {
+        self.exe.as_fd()
     }
 
     /// Starts a shim. Blocks until it has executed. Must be called in a tokio runtime.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use carpel_shim_api::plan::{CgroupDriver, Rlimit};
+use carpel_shim_api::plan::Rlimit;
 
 use crate::capability;
 use crate::config::*;

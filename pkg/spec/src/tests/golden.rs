@@ -3,8 +3,6 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use carpel_shim_api::plan::CgroupDriver;
-
 use super::fixture::{Fixture, apparmor, device, image_mount, mount, sandbox};
 use crate::capability::CONTAINERD_DEFAULT;
 use crate::config::*;

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use carpel_shim_api::plan::{
-    CgroupDriver, ContainerPlan, PidNamespace, Propagation, mount_plan::Source, user_plan::User,
-};
+use carpel_shim_api::plan::{ContainerPlan, PidNamespace, Propagation, mount_plan::Source, user_plan::User};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
@@ -137,9 +135,7 @@ fn paths(planned: &PlannedContainer) -> Vec<String> {
     paths.extend(plan.rootfs.lowers.iter().cloned());
     paths.extend(plan.masked_paths.iter().chain(&plan.readonly_paths).cloned());
     paths.extend(plan.devices.iter().map(|device| device.path.clone()));
-    if plan.cgroup.driver() == CgroupDriver::Cgroupfs {
-        paths.push(plan.cgroup.path.clone());
-    }
+    paths.push(plan.cgroup.path.clone());
     for mount in &plan.mounts {
         paths.push(mount.destination.clone());
         match &mount.source {

@@ -1,8 +1,6 @@
 //! Single rules of a container plan, each with what is refused.
 
-use carpel_shim_api::plan::{
-    CgroupDriver, ContainerPlan, MountPlan, PidNamespace, Propagation, mount_plan::Source,
-};
+use carpel_shim_api::plan::{ContainerPlan, MountPlan, PidNamespace, Propagation, mount_plan::Source};
 
 use super::fixture::{Fixture, device, image_mount, mount};
 use crate::PlanError;
@@ -383,15 +381,34 @@ fn cgroups_are_below_the_pods() {
     assert_eq!(check(cgroupfs, Some("/a/pod1/")).unwrap(), "/a/pod1/c0ffee");
     assert_eq!(check(cgroupfs, Some("/")).unwrap(), "/c0ffee");
     assert_eq!(check(cgroupfs, None).unwrap(), "/carpel/c0ffee");
+    for parent in ["/kubepods.slice/kubepods-pod1_2.slice", "kubepods-pod1_2.slice"] {
+        assert_eq!(
+            check(systemd, Some(parent)).unwrap(),
+            "/kubepods.slice/kubepods-pod1_2.slice/carpel-c0ffee.scope/container"
+        );
+    }
+    assert_eq!(check(systemd, None).unwrap(), "/carpel.slice/carpel-c0ffee.scope/container");
     assert_eq!(
-        check(systemd, Some("/kubepods.slice/kubepods-pod1.slice")).unwrap(),
-        "kubepods-pod1.slice:carpel:c0ffee"
+        check(systemd, Some("a-b.c-d.slice")).unwrap(),
+        "/a.slice/a-b.c.slice/a-b.c-d.slice/carpel-c0ffee.scope/container"
     );
-    assert_eq!(check(systemd, None).unwrap(), "carpel.slice:carpel:c0ffee");
     for bad in ["/a/../b", "..", "/a:b", "/a\n", "/a\0"] {
         assert!(check(cgroupfs, Some(bad)).is_err(), "{bad:?}");
     }
-    for bad in ["/kubepods/pod1", "/a.slice/b", "/.slice", "/"] {
+    let long = format!("{}.slice", "a".repeat(250));
+    for bad in [
+        "/kubepods/pod1",
+        "/a.slice/b",
+        "/.slice",
+        "/",
+        "-.slice",
+        "a--b.slice",
+        "-a.slice",
+        "a-.slice",
+        "a b.slice",
+        "ä.slice",
+        &long,
+    ] {
         assert!(check(systemd, Some(bad)).is_err(), "{bad:?}");
     }
 }

@@ -70,7 +70,8 @@ fn what_makes_no_sense_is_refused() {
         ("state = \"/var/lib/carpel\"", "tmpfs"),
         ("[network.builtin]\n[network.cni]", "keep one"),
         ("[network.builtin]\nsubnets = [\"10.0.0.0/99\"]", "10.0.0.0/99"),
-        ("[cgroups]\ndriver = \"systemd\"", "cgroupfs"),
+        ("[cgroups]\ndriver = \"systemd\"\nparent = \"/pods\"", "a slice (name.slice)"),
+        ("[cgroups]\ndriver = \"cgroupfs\"\nshims = \"a.slice\"", "cgroups.shims"),
         ("[runtime]\nlog_line_max_bytes = 5", "between"),
         ("[image]\nprogress_timeout_s = 0", "not be 0"),
     ] {

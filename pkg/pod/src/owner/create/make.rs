@@ -18,7 +18,7 @@ use carpel_spec::{
 };
 
 use crate::{
-    AppArmorError, ContainerId, CreateError, FileError, PodId, ShimError, User,
+    AppArmorError, ContainerId, CreateError, FileError, PodId, ScopeError, ShimError, User,
     host::{Found, HostError},
     layout::make_private_dir,
     node,
@@ -27,6 +27,7 @@ use crate::{
     profile::{self, Key},
     record::{self, ContainerRecord, NewContainerRecord},
     run::pod_facts,
+    scope::Hold,
     shim::Shim,
 };
 
@@ -231,13 +232,29 @@ impl Recorded {
             stdin: config.stdin != StdinMode::Closed,
             stdin_once: config.stdin == StdinMode::Once,
         };
-        match shim.create(request).await {
+        let hold = match self.scope().await {
+            Ok(hold) => hold,
+            Err(err) => {
+                discard_apart(shared, id.clone()).await;
+                return Err(CreateError::Scope { id: id.clone(), source: Arc::new(err) });
+            }
+        };
+        match shim.create(request, hold.map(Hold::into_fd)).await {
             Ok(created) => {
                 self.write_runtime_spec(&created);
                 self.made(created).await
             }
             Err(err) => Err(self.fail(err).await),
         }
+    }
+
+    /// Its scope, where systemd makes the cgroups. It goes when nobody holds it.
+    async fn scope(&self) -> Result<Option<Hold>, ScopeError> {
+        let Wanted { shared, sandbox, config, .. } = &self.wanted;
+        let Some(scopes) = &shared.scopes else { return Ok(None) };
+        let pod = &sandbox.metadata;
+        let description = format!("Carpel container {} of pod {}/{}", config.name, pod.namespace, pod.name);
+        scopes.start(&shared.shim_program, &self.planned.plan.cgroup.path, &description).await.map(Some)
     }
 
     /// Writes down that it was made, before anybody is told.
