@@ -13,7 +13,7 @@ use carpel_proto::v1;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::{Client, PATIENCE, eventually};
-use crate::kernel::{self, CgroupParent};
+use crate::kernel::{self, CgroupDriver, CgroupParent};
 
 /// The name of the image its pods' pause containers run.
 pub const PAUSE_IMAGE: &str = "registry.k8s.io/pause:3.10.1";
@@ -56,7 +56,8 @@ impl Containerd {
     /// Starts it; returns when it answers.
     pub async fn start(options: Options) -> Self {
         let folder = tempfile::Builder::new().prefix("carpel-peer-").tempdir().expect("temporary folder");
-        let parent = CgroupParent::create(&format!("carpel-peer-{}", std::process::id()));
+        let parent =
+            CgroupParent::create(&format!("carpel-peer-{}", std::process::id()), CgroupDriver::Cgroupfs);
         fs::write(folder.path().join("config.toml"), config_text(folder.path(), &options))
             .expect("write the config");
         let client = Client::new(&folder.path().join("containerd.sock"));

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::{Client, PATIENCE};
-use crate::kernel::{self, CgroupParent};
+use crate::kernel::{self, CgroupDriver, CgroupParent};
 use crate::registry::Registry;
 
 /// How many daemons of tests can run beside each other.
@@ -117,7 +117,7 @@ impl Daemon {
         }
         // Named like the folder, which no other daemon ever has: what a failed test left in its cgroups stays its own.
         let name = folder.path().file_name().expect("a temporary folder has a name").to_string_lossy();
-        let parent = CgroupParent::create(&name);
+        let parent = CgroupParent::create(&name, CgroupDriver::of_tests());
         let text = config_text(&slot, folder.path(), &parent, &options);
         fs::write(folder.path().join("config.toml"), text).expect("write the config");
         fs::write(folder.path().join("conf.d/test.toml"), &options.config)
@@ -367,8 +367,9 @@ fn config_text(slot: &Slot, folder: &Path, cgroups: &CgroupParent, options: &Opt
     };
     format!(
         "[log]\nlevel = \"debug,h2=info,hyper=info,hyper_util=info,rustls=info\"\n[image]\ncerts_d = [{:?}]\n\
-         [cgroups]\nparent = {:?}\nshims = {:?}\n[network]\nnetns_dir = {:?}\n{network}",
+         [cgroups]\ndriver = {:?}\nparent = {:?}\nshims = {:?}\n[network]\nnetns_dir = {:?}\n{network}",
         folder.join("certs.d"),
+        CgroupDriver::of_tests().name(),
         cgroups.default_pods(),
         cgroups.shims(),
         folder.join("netns"),

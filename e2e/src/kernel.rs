@@ -46,7 +46,10 @@ pub fn cgroup(controller: &str, container_id: &str) -> PathBuf {
     let roots = hierarchies(controller);
     let mut found = cgroups_named(container_id);
     found.retain(|path| roots.iter().any(|root| path.starts_with(root)));
-    found.into_iter().next().unwrap_or_else(|| panic!("no {controller} cgroup is named after {container_id}"))
+    let own = found.into_iter().next();
+    let own = own.unwrap_or_else(|| panic!("no {controller} cgroup is named after {container_id}"));
+    // In a scope of systemd's, the container is in a part of its own.
+    Some(own.join("container")).filter(|part| part.is_dir()).unwrap_or(own)
 }
 
 /// The trimmed content of a file of a container's cgroup.
@@ -218,21 +221,55 @@ impl Drop for NetNs {
     }
 }
 
-/// A cgroup in every hierarchy, for pods to be made below, as the kubelet makes them.
+/// Who makes the cgroups of a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// Itself.
+    Cgroupfs,
+    /// systemd, which must be process 1 here.
+    Systemd,
+}
+
+impl CgroupDriver {
+    /// That of the daemons that tests start: `$CARPEL_CGROUP_DRIVER`, cgroupfs unless given.
+    pub fn of_tests() -> Self {
+        match std::env::var("CARPEL_CGROUP_DRIVER").as_deref() {
+            Err(_) | Ok("cgroupfs") => Self::Cgroupfs,
+            Ok("systemd") => Self::Systemd,
+            Ok(other) => panic!("CARPEL_CGROUP_DRIVER is {other:?}, neither cgroupfs nor systemd"),
+        }
+    }
+
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        }
+    }
+}
+
+/// A cgroup in every hierarchy, for pods to be made below, as the kubelet makes them; or a slice.
 #[derive(Debug)]
 pub struct CgroupParent {
     name: String,
+    driver: CgroupDriver,
 }
 
 impl CgroupParent {
-    /// Makes it; the name must be unique on the machine.
-    pub fn create(name: &str) -> Self {
-        make_cgroup(name);
-        Self { name: name.to_owned() }
+    /// Makes it; the name must be unique on the machine. systemd makes a slice with what is in it.
+    pub fn create(name: &str, driver: CgroupDriver) -> Self {
+        if driver == CgroupDriver::Cgroupfs {
+            make_cgroup(name);
+        }
+        Self { name: name.to_owned(), driver }
     }
 
-    /// Makes a cgroup for one pod below it, or finds it made; returns the path that `cgroup_parent` wants.
+    /// Makes a cgroup for one pod below it, or finds it made; returns what `cgroup_parent` wants.
     pub fn pod(&self, name: &str) -> String {
+        if self.driver == CgroupDriver::Systemd {
+            return format!("{}-pod-{name}.slice", self.name);
+        }
         let path = format!("{}/pod-{name}", self.name);
         make_cgroup(&path);
         format!("/{path}")
@@ -240,21 +277,47 @@ impl CgroupParent {
 
     /// Its path in a hierarchy.
     pub fn path(&self) -> String {
-        format!("/{}", self.name)
+        match self.driver {
+            CgroupDriver::Cgroupfs => format!("/{}", self.name),
+            CgroupDriver::Systemd => slice_path(&self.name),
+        }
     }
 
     /// Where a daemon puts the pods that name no parent. The daemon makes it and keeps it.
     pub fn default_pods(&self) -> String {
-        format!("/{}/default", self.name)
+        self.part("default")
     }
 
     /// Where a daemon puts its shims. The daemon makes it, and removes it when it ends and none lives.
     pub fn shims(&self) -> String {
-        format!("/{}/shims", self.name)
+        self.part("shims")
+    }
+
+    fn part(&self, part: &str) -> String {
+        match self.driver {
+            CgroupDriver::Cgroupfs => format!("/{}/{part}", self.name),
+            CgroupDriver::Systemd => format!("{}-{part}.slice", self.name),
+        }
+    }
+
+    /// Stops a slice; returns the cgroups of what was in it.
+    fn stop_slice(&self) -> Vec<PathBuf> {
+        let mut left = Vec::new();
+        walk(&Path::new("/sys/fs/cgroup").join(&self.path()[1..]), &mut |below| {
+            if below.extension().is_none_or(|extension| extension != "slice") {
+                left.push(below.to_owned());
+            }
+        });
+        run("systemctl", &["stop", &format!("{}.slice", self.name)]);
+        left
     }
 
     /// Removes it with all that a failed test left below it; what still has a dying process in it stays.
     pub fn remove_by_force(&self) {
+        if self.driver == CgroupDriver::Systemd {
+            self.stop_slice();
+            return;
+        }
         for _ in 0..20 {
             let mut folders = Vec::new();
             for root in hierarchy_roots() {
@@ -272,6 +335,9 @@ impl CgroupParent {
 
     /// Removes it; returns the folders that would not go, because something is left in them.
     pub fn remove(&self) -> Vec<PathBuf> {
+        if self.driver == CgroupDriver::Systemd {
+            return self.stop_slice();
+        }
         let mut left = Vec::new();
         let folders = hierarchy_roots().into_iter().map(|root| root.join(&self.name));
         for folder in folders.filter(|folder| folder.exists()) {
@@ -290,6 +356,12 @@ impl CgroupParent {
         }
         left
     }
+}
+
+/// `a-b` as a slice: `/a.slice/a-b.slice`.
+fn slice_path(name: &str) -> String {
+    let ends = name.match_indices('-').map(|(end, _)| end).chain([name.len()]);
+    ends.map(|end| format!("/{}.slice", &name[..end])).collect()
 }
 
 /// Makes a cgroup in every hierarchy, or finds it made, with all controllers: as the kubelet does for a pod.
