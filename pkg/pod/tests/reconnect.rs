@@ -8,7 +8,7 @@ mod machine;
 use std::{
     os::fd::OwnedFd,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::Instant,
 };
 
 use carpel_pod::{ContainerState, EventKind, ExecRequest, ExecStreams, PodState};
@@ -104,6 +104,11 @@ fn no_moment_to_break_a_connection_loses_an_end() {
     on_machine(move |machine| async move {
         machine.import_busybox().await;
         let pod = machine.host_pod("shaken").await;
+        // The moments are spread over what making and starting one takes on this machine, now.
+        let begun = Instant::now();
+        let id = machine.pods().create_container(pod.as_str(), shell("undisturbed", "exit 7")).await.unwrap();
+        machine.pods().start_container(id.as_str()).await.unwrap();
+        let whole = begun.elapsed();
         let mut events = machine.pods().events();
         let mut lost = 0;
         for round in 0..rounds {
@@ -115,7 +120,7 @@ fn no_moment_to_break_a_connection_loses_an_end() {
                 Some(id)
             };
             let breaks = async {
-                tokio::time::sleep(Duration::from_micros(250 * (round % 60))).await;
+                tokio::time::sleep(whole * (round as u32 % 40) / 20).await;
                 break_connections();
             };
             let (id, ()) = tokio::join!(life, breaks);
