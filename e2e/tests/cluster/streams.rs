@@ -72,8 +72,9 @@ fn kubectl_exec_with_and_without_a_terminal(cluster: &Cluster) {
     assert!(child.wait().unwrap().success());
     assert!(sum.starts_with("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"), "{sum}");
     // A terminal: script(1) gives kubectl one. Its size comes when the process may run already, as by every runtime.
-    let size =
-        "tty; n=0; until stty size 2>/dev/null || [ $n = 600 ]; do n=$((n+1)); usleep 50000; done; exit 3";
+    // Until then stty says nothing, and calls that success.
+    let size = "tty; n=0; until [ \"$(stty size 2>/dev/null)\" = \"33 77\" ] || [ $n = 600 ]; \
+                do n=$((n+1)); usleep 50000; done; stty size; exit 3";
     let kubectl = cluster.command(&[]);
     let words: Vec<_> = [kubectl.get_program()]
         .into_iter()
