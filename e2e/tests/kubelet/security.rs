@@ -12,6 +12,7 @@ pub(crate) fn checks() -> crate::Shared {
         run_as_non_root_refuses_root,
         processes_are_shared_when_asked,
         sysctls_are_the_pods_own,
+        users_are_the_pods_own_when_asked,
     ]
 }
 
@@ -96,4 +97,18 @@ fn sysctls_are_the_pods_own(node: &Node) {
         "containers": [main],
     });
     assert_eq!(told(node, "sysctls", spec), "77\nthe end\n");
+}
+
+fn users_are_the_pods_own_when_asked(node: &Node) {
+    let script = format!("cat /proc/self/uid_map; touch /v/mine; ls -ln /v; echo the end; {WAIT}");
+    let mut main = sh("main", &script);
+    main["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" }]);
+    let volumes = json!([{ "name": "v", "emptyDir": {} }]);
+    let spec = json!({ "hostUsers": false, "containers": [main], "volumes": volumes });
+    let said = told(node, "own-users", spec);
+    let map: Vec<u32> =
+        said.lines().next().unwrap().split_whitespace().map(|word| word.parse().unwrap()).collect();
+    assert!(map[0] == 0 && map[1] >= 65536 && map[2] == 65536, "{said}");
+    // Its root is the volume's root too: the volume is idmapped.
+    assert!(said.lines().any(|line| line.contains(" 0        0 ") && line.ends_with("mine")), "{said}");
 }
