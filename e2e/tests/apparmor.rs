@@ -48,7 +48,7 @@ fn a_container_that_says_nothing_is_in_the_default_profile() {
         // An exec is confined like its container.
         assert_eq!(daemon.client.sh(&id, "cat /proc/self/attr/current").await.trim(), DEFAULT);
         for (denied, script) in [
-            ("mounting", "mount -t tmpfs none /mnt"),
+            ("mounting", "mount -t tmpfs none /tmp"),
             ("settings of the kernel", "echo 1 >/proc/sys/vm/drop_caches"),
             ("its triggers", "echo h >/proc/sysrq-trigger"),
             ("files of /proc", "echo 0 >/proc/timer_list"),
