@@ -1,6 +1,7 @@
 //! AppArmor: the default profile and its denials, profiles of the node's own, containers without one.
 //!
-//! A kernel without AppArmor cannot show any of it, hence `hack/vm test e2e:apparmor -- --ignored`.
+//! A kernel without AppArmor cannot show any of it, hence `hack/vm test e2e:apparmor -- --ignored --test-threads=1`:
+//! one after the other, because the kernel's profiles are all daemons', and a test here removes the default one.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a step that fails, fails the test")]
 
