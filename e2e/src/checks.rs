@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// A check: its name, and what it does, which panics when it fails.
@@ -19,6 +20,7 @@ pub struct Run {
     words: Vec<String>,
     exact: bool,
     list: bool,
+    at_once: usize,
     passed: usize,
     failed: Vec<(&'static str, String)>,
     left_out: usize,
@@ -26,12 +28,15 @@ pub struct Run {
 }
 
 impl Run {
-    /// Reads the command line: words that select checks, `--exact`, `--list`. What steers the ordinary harness
-    /// (`--nocapture`, `--test-threads=N`, …) is for the other test targets of the same command.
+    /// Reads the command line: words that select checks, `--exact`, `--list`, `--test-threads=N` for how many run at
+    /// once (all unless given). What else steers the ordinary harness (`--nocapture`, …) is for the other test targets
+    /// of the same command.
     pub fn from_arguments() -> Self {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+        let threads = arguments.iter().find_map(|argument| argument.strip_prefix("--test-threads="));
         Self {
+            at_once: threads.map_or(usize::MAX, |number| number.parse().expect("a number of threads")),
             exact: has("--exact"),
             list: has("--list"),
             words: arguments.into_iter().filter(|argument| !argument.starts_with('-')).collect(),
@@ -62,14 +67,20 @@ impl Run {
 
     /// Runs checks at the same time.
     pub fn together<C: Sync>(&mut self, context: &C, checks: &[Check<fn(&C)>]) {
+        let next = AtomicUsize::new(0);
+        let (done, outcomes) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
-            let start = |check: &Check<fn(&C)>| {
-                let (name, run) = *check;
-                (name, scope.spawn(move || timed(|| run(context))))
-            };
-            let threads: Vec<_> = checks.iter().map(start).collect();
-            for (name, thread) in threads {
-                let outcome = thread.join().expect("panics are caught inside");
+            for _ in 0..self.at_once.min(checks.len()) {
+                let (next, done) = (&next, done.clone());
+                scope.spawn(move || {
+                    while let Some((name, run)) = checks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        done.send((*name, timed(|| run(context))))
+                            .expect("the report is taken until all ended");
+                    }
+                });
+            }
+            drop(done);
+            for (name, outcome) in outcomes {
                 self.note(name, outcome);
             }
         });

@@ -300,15 +300,10 @@ impl CgroupParent {
         }
     }
 
-    /// Stops a slice; returns the cgroups of what was in it.
+    /// Stops a slice; returns the cgroups of what was in it, in which slices do not count.
     fn stop_slice(&self) -> Vec<PathBuf> {
-        let mut left = Vec::new();
-        walk(&Path::new("/sys/fs/cgroup").join(&self.path()[1..]), &mut |below| {
-            if below.extension().is_none_or(|extension| extension != "slice") {
-                left.push(below.to_owned());
-            }
-        });
-        run("systemctl", &["stop", &format!("{}.slice", self.name)]);
+        let mut left = stop_slice(&self.name);
+        left.retain(|below| below.extension().is_none_or(|extension| extension != "slice"));
         left
     }
 
@@ -356,6 +351,14 @@ impl CgroupParent {
         }
         left
     }
+}
+
+/// Stops a slice, which ends what is in it; returns the cgroups that were in it.
+pub fn stop_slice(name: &str) -> Vec<PathBuf> {
+    let mut left = Vec::new();
+    walk(&Path::new("/sys/fs/cgroup").join(&slice_path(name)[1..]), &mut |below| left.push(below.to_owned()));
+    run("systemctl", &["stop", &format!("{name}.slice")]);
+    left
 }
 
 /// `a-b` as a slice: `/a.slice/a-b.slice`.

@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::kernel;
+use crate::kernel::{self, CgroupDriver};
 use crate::process::Tethered;
 
-/// How long anything may take that a kubelet does by and by, on a machine that is busy with other tests.
-pub const PATIENCE: Duration = Duration::from_secs(150);
+/// How long anything may take that a kubelet does by and by, on a machine that is busy with other tests;
+/// `$CARPEL_SLOWNESS` times as long on one that is slow.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// How old an answer of the kubelet may be that many wait for.
 const FRESH: Duration = Duration::from_millis(250);
@@ -54,7 +55,7 @@ pub struct Setup {
     pub folder: PathBuf,
     /// The runtime's socket.
     pub socket: PathBuf,
-    /// The cgroup below which pods live; it is there, and stays.
+    /// The cgroup below which pods live; it is there, and stays. systemd's driver puts them below its root.
     pub cgroup: String,
     /// An address of this machine that is not loopback: kubelets accept no other as a node's.
     pub address: String,
@@ -90,14 +91,19 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
+/// How many times slower than usual the machine is.
+fn slowness() -> u32 {
+    std::env::var("CARPEL_SLOWNESS").map_or(1, |text| text.parse().expect("CARPEL_SLOWNESS is a number"))
+}
+
 /// Tries until it gives something; panics with the last reason after [`PATIENCE`].
 pub fn until<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
     until_within(PATIENCE, what, attempt)
 }
 
-/// [`until`] with a patience of one's own.
+/// [`until`] with a patience of one's own, for a machine that is not slow.
 pub fn until_within<T>(patience: Duration, what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + patience * slowness();
     loop {
         match attempt() {
             Ok(value) => return value,
@@ -178,6 +184,8 @@ impl Kubelet {
 
     fn configuration(&self) -> Value {
         let Setup { folder, socket, cgroup, config, address, .. } = &self.setup;
+        let driver = CgroupDriver::of_tests();
+        let cgroup_root = if driver == CgroupDriver::Systemd { "/" } else { cgroup };
         let mut all = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
             "containerRuntimeEndpoint": format!("unix://{}", socket.display()),
@@ -186,7 +194,7 @@ impl Kubelet {
             "address": address, "port": self.secure_port, "readOnlyPort": self.read_only_port, "healthzPort": 0,
             "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
             "authorization": { "mode": "AlwaysAllow" },
-            "cgroupDriver": "cgroupfs", "cgroupRoot": cgroup, "failCgroupV1": false, "failSwapOn": false,
+            "cgroupDriver": driver.name(), "cgroupRoot": cgroup_root, "failCgroupV1": false, "failSwapOn": false,
             "enforceNodeAllocatable": [], "evictionHard": { "memory.available": "1Mi" }, "oomScoreAdj": 0,
             "makeIPTablesUtilChains": false, "serializeImagePulls": false, "registryPullQPS": 0,
             "imageGCHighThresholdPercent": 100, "enableControllerAttachDetach": false,
@@ -324,6 +332,13 @@ impl Kubelet {
     /// The cgroups of pods that are still there though the pods are gone. The kubelet's own ones go.
     pub fn end(mut self) -> Vec<PathBuf> {
         self.process = None;
+        if CgroupDriver::of_tests() == CgroupDriver::Systemd {
+            let mut left = kernel::stop_slice("kubepods");
+            left.retain(|path| {
+                !path.ends_with("kubepods-burstable.slice") && !path.ends_with("kubepods-besteffort.slice")
+            });
+            return left;
+        }
         let cgroup = self.setup.cgroup.trim_start_matches('/').to_owned();
         for name in ["kubepods/burstable", "kubepods/besteffort", "kubepods"] {
             kernel::remove_cgroup(&format!("{cgroup}/{name}"));
