@@ -79,10 +79,17 @@ pub(crate) fn make(plan: &RootfsPlan, user: Option<&UserNamespace>) -> Result<Ow
     }
     check_count(&plan.lowers)?;
     prepare_upper(plan, user)?;
-    if plan.volatile {
-        forget_volatile(&plan.work)?;
-    }
-    overlay(&plan.lowers, Some((&plan.upper, &plan.work)), plan.volatile, user)
+    let writable = Writable { upper: &plan.upper, work: &plan.work, volatile: plan.volatile };
+    overlay(&plan.lowers, Some(writable), user)
+}
+
+/// The layer of an overlay that can be written.
+#[derive(Clone, Copy)]
+struct Writable<'a> {
+    upper: &'a str,
+    work: &'a str,
+    /// What is written need not be on disk when a container ends.
+    volatile: bool,
 }
 
 /// Image layers without a writable one, not attached anywhere.
@@ -91,7 +98,7 @@ pub(crate) fn read_only(lowers: &[String], user: Option<&UserNamespace>) -> Resu
     let mount = match lowers {
         // overlayfs wants two layers at least.
         [only] => clone_layer(only, user)?,
-        several => overlay(several, None, false, user)?,
+        several => overlay(several, None, user)?,
     };
     let read_only = AttrChange { set: ATTR_RDONLY, ..AttrChange::default() };
     set_attr(mount.as_fd(), read_only)
@@ -154,8 +161,9 @@ fn prepare_upper(plan: &RootfsPlan, user: Option<&UserNamespace>) -> Result<(), 
 /// A volatile overlay leaves a mark, which keeps its upper layer from being mounted again: after a
 /// crash of the machine it could be incomplete (overlayfs.rst, "Volatile mount"). A container, and
 /// with it the sandbox of its plan, does not outlive the machine's run, so that here the mark can
-/// only be that of an attempt that failed just before.
-fn forget_volatile(work: &str) -> Result<(), RootfsError> {
+/// only be that of an attempt that failed just before: the kernel makes it before it looks at the other layers.
+fn forget_volatile(writable: Option<Writable<'_>>) -> Result<(), RootfsError> {
+    let Some(Writable { work, volatile: true, .. }) = writable else { return Ok(()) };
     let mark = format!("{work}/work/incompat/volatile");
     match unlink(format!("{mark}/dirty")).and_then(|()| rmdir(mark.as_str())) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -170,8 +178,7 @@ fn open_layer(path: &str) -> Result<OwnedFd, RootfsError> {
 
 fn overlay(
     lowers: &[String],
-    upper_work: Option<(&str, &str)>,
-    volatile: bool,
+    writable: Option<Writable<'_>>,
     user: Option<&UserNamespace>,
 ) -> Result<OwnedFd, RootfsError> {
     let failed = |step, context: BorrowedFd<'_>| {
@@ -179,8 +186,9 @@ fn overlay(
         move |source| RootfsError::Overlay { step, log, source }
     };
     if !checks_each_option()? {
-        return overlay_by_one_string(lowers, upper_work, volatile, user);
+        return overlay_by_one_string(lowers, writable, user);
     }
+    forget_volatile(writable)?;
     let context = open_context()?;
     // Descriptors stay open until the mount is made: their paths are resolved by the kernel then.
     let mut opened = Vec::new();
@@ -193,14 +201,14 @@ fn overlay(
             Ok(()) => {}
             // Linux 6.5 and 6.6 know no such option.
             Err(Errno::INVAL) if index == 0 && open_layer(lower).is_ok() => {
-                return overlay_by_one_string(lowers, upper_work, volatile, user);
+                return overlay_by_one_string(lowers, writable, user);
             }
             Err(errno) => return Err(failed("add a layer", context.as_fd())(errno)),
         }
     }
     // What the mount table shows as the source.
     let mut options = vec![("source", "overlay".to_owned())];
-    if let Some((upper, work)) = upper_work {
+    if let Some(Writable { upper, work, .. }) = writable {
         options.push(("upperdir", short_path(upper, &mut opened)?));
         options.push(("workdir", short_path(work, &mut opened)?));
     }
@@ -209,7 +217,7 @@ fn overlay(
         fsconfig_set_string(context.as_fd(), *key, value)
             .map_err(|e| failed("set an option", context.as_fd())(e))?;
     }
-    if volatile {
+    if writable.is_some_and(|writable| writable.volatile) {
         fsconfig_set_flag(context.as_fd(), "volatile")
             .map_err(|e| failed("set the volatile option", context.as_fd())(e))?;
     }
@@ -217,7 +225,7 @@ fn overlay(
         Ok(()) => {}
         // Linux before 6.15 takes no layers from mounts that are attached nowhere.
         Err(Errno::INVAL) if user.is_some() => {
-            return overlay_by_one_string(lowers, upper_work, volatile, user);
+            return overlay_by_one_string(lowers, writable, user);
         }
         Err(errno) => return Err(failed("make an instance", context.as_fd())(errno)),
     }
@@ -268,10 +276,10 @@ fn kernel_log(context: BorrowedFd<'_>) -> String {
 /// descriptor. Leaves this mount namespace for a private copy, since mount(2) attaches what it makes.
 fn overlay_by_one_string(
     lowers: &[String],
-    upper_work: Option<(&str, &str)>,
-    volatile: bool,
+    writable: Option<Writable<'_>>,
     user: Option<&UserNamespace>,
 ) -> Result<OwnedFd, RootfsError> {
+    forget_volatile(writable)?;
     leave_for_private_copy()?;
     if user.is_some() {
         for lower in lowers {
@@ -284,18 +292,18 @@ fn overlay_by_one_string(
     let mut opened = lowers.iter().map(|lower| open_layer(lower)).collect::<Result<Vec<_>, _>>()?;
     let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut data = format!("lowerdir={}", opened.iter().map(by_fd).collect::<Vec<_>>().join(":"));
-    if let Some((upper, work)) = upper_work {
+    if let Some(Writable { upper, work, volatile }) = writable {
         for (key, path) in [("upperdir", upper), ("workdir", work)] {
             let fd = open_layer(path)?;
             data.push_str(&format!(",{key}={}", by_fd(&fd)));
             opened.push(fd);
         }
+        if volatile {
+            data.push_str(",volatile");
+        }
     }
     for (key, value) in FIXED_OPTIONS {
         data.push_str(&format!(",{key}={value}"));
-    }
-    if volatile {
-        data.push_str(",volatile");
     }
     // The kernel copies a page at most.
     if data.len() >= MOUNT_DATA_MAX_BYTES {
@@ -350,7 +358,7 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::thread;
 
-    use super::{RootfsError, checks_each_option, make, overlay_by_one_string};
+    use super::{RootfsError, Writable, checks_each_option, make, overlay_by_one_string};
     use crate::root::{Links, Root};
     use crate::sandbox::user_namespace::UserNamespace;
     use carpel_shim_api::plan::{IdMappings, IdRange, RootfsPlan};
@@ -387,7 +395,11 @@ mod tests {
         let work = dir.join("work");
         fs::create_dir(&work).expect("mkdir");
         let work = work.display().to_string();
-        let mount = overlay_by_one_string(&lowers, Some((&upper, &work)), true, None).expect("mounted");
+        // The mark of an attempt that the kernel refused.
+        fs::create_dir_all(format!("{work}/work/incompat/volatile")).expect("mkdir");
+        fs::write(format!("{work}/work/incompat/volatile/dirty"), "").expect("write");
+        let writable = Writable { upper: &upper, work: &work, volatile: true };
+        let mount = overlay_by_one_string(&lowers, Some(writable), None).expect("mounted");
         let read = |root: &Root, file: &str| {
             let file = root.open(file, OFlags::RDONLY, Links::Refuse).expect("open");
             std::io::read_to_string(fs::File::from(file)).expect("read")
@@ -395,7 +407,7 @@ mod tests {
         let root = Root::new(mount.as_fd().try_clone_to_owned().expect("dup"));
         assert_eq!(read(&root, "top"), "upper");
         assert_eq!((read(&root, "low"), read(&root, "a,b:c")), ("low".to_owned(), "a,b:c".to_owned()));
-        let root = Root::new(overlay_by_one_string(&lowers, None, false, None).expect("mounted"));
+        let root = Root::new(overlay_by_one_string(&lowers, None, None).expect("mounted"));
         assert_eq!(read(&root, "top"), "a,b:c");
         // With the container's ids, and again with the same layers.
         let range = carpel_sys::userns::IdRange { host_id: 7000, length: 10 };
@@ -405,12 +417,12 @@ mod tests {
         let ids = IdRange { host_id: 7000, length: 10 };
         let user = UserNamespace::new(fd, IdMappings { uids: ids, gids: ids });
         for _ in 0..2 {
-            let mount = overlay_by_one_string(&lowers, None, false, Some(&user)).expect("mounted");
+            let mount = overlay_by_one_string(&lowers, None, Some(&user)).expect("mounted");
             let low = Root::new(mount).open("low", OFlags::PATH, Links::Refuse).expect("open");
             assert_eq!(rustix::fs::fstat(&low).expect("stat").st_uid, 7000);
         }
         let many = vec![lowers[2].clone(); 300];
-        assert!(matches!(overlay_by_one_string(&many, None, false, None), Err(RootfsError::Layers(300))));
+        assert!(matches!(overlay_by_one_string(&many, None, None), Err(RootfsError::Layers(300))));
     }
 
     #[test]
