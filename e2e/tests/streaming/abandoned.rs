@@ -25,6 +25,8 @@ enum Phase {
     SpdyHalfFrame,
     /// A frame that is none.
     SpdyNonsense,
+    /// While its command is being started.
+    Starting,
     /// Its command reads its input.
     Reading,
     /// Its command reads nothing, and its input waits.
@@ -37,13 +39,14 @@ enum Phase {
     Forwarding,
 }
 
-const PHASES: [Phase; 11] = [
+const PHASES: [Phase; 12] = [
     Phase::TokenUnused,
     Phase::Connected,
     Phase::HalfRequest,
     Phase::SpdyWithoutStreams,
     Phase::SpdyHalfFrame,
     Phase::SpdyNonsense,
+    Phase::Starting,
     Phase::Reading,
     Phase::Unread,
     Phase::Flooded,
@@ -136,7 +139,9 @@ async fn abandon(daemon: &Daemon, server: &Pod, id: &str, sessions: usize) {
                 Phase::TokenUnused if unused >= 100 => continue,
                 Phase::Connected | Phase::HalfRequest => nobodys.clone(),
                 Phase::Forwarding => forward_url(daemon, server).await,
-                Phase::Unread => exec_url(daemon, id, &["sleep", "1000"], true, false).await,
+                Phase::Starting | Phase::Unread => {
+                    exec_url(daemon, id, &["sleep", "1000"], true, false).await
+                }
                 Phase::Flooded => exec_url(daemon, id, &["yes"], false, false).await,
                 _ => exec_url(daemon, id, &["cat"], true, false).await,
             };
@@ -177,6 +182,7 @@ fn client(phase: Phase, url: &str) {
                 .write_all(&[0x80, 3, 0, 1, 0, 0, 0, 14, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9])
                 .unwrap();
         }
+        Phase::Starting => switched(&mut socket, &websocket),
         Phase::Reading => {
             switched(&mut socket, &websocket);
             message(&mut socket, &[b"\0", &[b'x'; 100][..]].concat());

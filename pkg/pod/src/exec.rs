@@ -133,20 +133,46 @@ pub(crate) async fn start(
         stdout,
         stderr,
     };
+    // If the caller goes away while it starts, nobody will ever have it.
+    let mut guard = KillOnDrop::new(&shim, &container, exec_id.clone());
     let execed = match shim.exec(exec, START_MAX).await {
         Ok(execed) => execed,
-        Err(source) => return Err(ExecError::Shim { id: container, source }),
+        Err(source) => {
+            // What was refused has left nothing; what is unanswered may still start.
+            guard.armed = matches!(source, ShimError::Timeout { .. });
+            return Err(ExecError::Shim { id: container, source });
+        }
     };
     let streams =
         if terminal { terminal_streams(execed.fds) } else { pipe_streams(execed.fds, stdin, stdout, stderr) };
     match streams {
         Ok(Streams { stdin, stdout, stderr }) => {
+            guard.armed = false;
             let process = ExecProcess { shim, container, exec_id, pid: execed.pid, exit: execed.exit };
             Ok(ExecSession { stdin, stdout, stderr, process })
         }
-        Err(source) => {
-            shim.kill_exec_and_forget(&container, &exec_id);
-            Err(ExecError::Io { id: container, source })
+        Err(source) => Err(ExecError::Io { id: container, source }),
+    }
+}
+
+/// While armed, kills a command when it is dropped: its caller was.
+struct KillOnDrop {
+    shim: Arc<Shim>,
+    container: ContainerId,
+    exec_id: String,
+    armed: bool,
+}
+
+impl KillOnDrop {
+    fn new(shim: &Arc<Shim>, container: &ContainerId, exec_id: String) -> KillOnDrop {
+        KillOnDrop { shim: Arc::clone(shim), container: container.clone(), exec_id, armed: true }
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if self.armed {
+            self.shim.kill_exec_and_forget(&self.container, &self.exec_id);
         }
     }
 }

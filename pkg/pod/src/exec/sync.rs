@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 
-use super::{ExecError, ExecOutput};
+use super::{ExecError, ExecOutput, KillOnDrop};
 use crate::{
     ContainerId,
     shim::{ExecExit, Execed, Shim, ShimError},
@@ -59,7 +59,7 @@ pub(crate) async fn run(
         stderr: true,
     };
     // If the caller goes away from here on, the command goes too.
-    let mut guard = KillOnDrop { shim: Arc::clone(&shim), container: id.clone(), exec_id, armed: true };
+    let mut guard = KillOnDrop::new(&shim, &id, exec_id);
     let timed_out = || ExecError::Timeout { id: id.clone(), timeout: timeout.unwrap_or_default() };
     let started = timeout_at(deadline, shim.exec(exec, FOREVER)).await;
     let execed = match started {
@@ -89,21 +89,6 @@ pub(crate) async fn run(
         }
         Err(CollectError::Shim(source)) => Err(ExecError::Shim { id, source }),
         Err(CollectError::Io(source)) => Err(ExecError::Io { id, source }),
-    }
-}
-
-struct KillOnDrop {
-    shim: Arc<Shim>,
-    container: ContainerId,
-    exec_id: String,
-    armed: bool,
-}
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        if self.armed {
-            self.shim.kill_exec_and_forget(&self.container, &self.exec_id);
-        }
     }
 }
 
