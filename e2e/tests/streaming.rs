@@ -6,6 +6,8 @@
 
 #[path = "streaming/abandoned.rs"]
 mod abandoned;
+#[path = "streaming/tls.rs"]
+mod tls;
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -25,7 +27,12 @@ use sha2::{Digest as _, Sha256};
 
 /// Runs the steps with a container that sleeps.
 fn with_sleeper(steps: impl AsyncFnOnce(&mut Daemon, &Pod, &str)) {
-    scenario::run(Options::default(), async |daemon| {
+    with_sleeper_of(Options::default(), steps);
+}
+
+/// [`with_sleeper`] of a daemon that is set up so.
+fn with_sleeper_of(options: Options, steps: impl AsyncFnOnce(&mut Daemon, &Pod, &str)) {
+    scenario::run(options, async |daemon| {
         let pod = daemon.client.run_pod(daemon.host_pod("streams")).await;
         let id = daemon.client.launch(&pod, container("sleeper", BUSYBOX, &["sleep", "100000"])).await;
         steps(daemon, &pod, &id).await;
@@ -201,30 +208,35 @@ fn ports_are_forwarded_for_kubernetes_clients() {
         for transport in ["spdy", "websocket"] {
             let url = forward_url(daemon, &pod).await;
             let mut client = Command::new(go_client());
-            client.args(["forward", transport, &url, "7000"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-            let mut client = client.spawn().unwrap();
-            let mut line = String::new();
-            BufReader::new(client.stdout.take().unwrap()).read_line(&mut line).unwrap();
-            let port: u16 = line.trim().parse().unwrap();
-            let connections: Vec<_> = (0..8usize)
-                .map(|number| {
-                    std::thread::spawn(move || {
-                        let content = noise(300_000 * number + 1);
-                        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
-                        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-                        socket.write_all(&content).unwrap();
-                        socket.shutdown(Shutdown::Write).unwrap();
-                        let mut answer = String::new();
-                        socket.read_to_string(&mut answer).unwrap();
-                        assert_eq!(answer, format!("{}  -\n", hex::encode(Sha256::digest(&content))));
-                    })
-                })
-                .collect();
-            connections.into_iter().for_each(|connection| connection.join().unwrap());
-            drop(client.stdin.take());
-            assert!(client.wait().unwrap().success(), "over {transport}");
+            client.args(["forward", transport, &url, "7000"]);
+            digests_come_back(client);
         }
     });
+}
+
+/// Forwards, by the Go client with these arguments, eight connections at once to a pod that answers with digests.
+fn digests_come_back(mut client: Command) {
+    let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(client.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port: u16 = line.trim().parse().unwrap();
+    let connections: Vec<_> = (0..8usize)
+        .map(|number| {
+            std::thread::spawn(move || {
+                let content = noise(300_000 * number + 1);
+                let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket.write_all(&content).unwrap();
+                socket.shutdown(Shutdown::Write).unwrap();
+                let mut answer = String::new();
+                socket.read_to_string(&mut answer).unwrap();
+                assert_eq!(answer, format!("{}  -\n", hex::encode(Sha256::digest(&content))));
+            })
+        })
+        .collect();
+    connections.into_iter().for_each(|connection| connection.join().unwrap());
+    drop(client.stdin.take());
+    assert!(client.wait().unwrap().success());
 }
 
 /// Sends so many MiB through something that gives them back, and compares the digests; returns MiB per second.

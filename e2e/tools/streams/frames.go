@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 
 	"github.com/moby/spdystream"
+	"k8s.io/client-go/rest"
 )
 
 // A header block longer than a frame's piece, and a name in capitals.
@@ -21,7 +23,7 @@ func frames(address string) error {
 	if err != nil {
 		return err
 	}
-	socket, err := net.Dial("tcp", target.Host)
+	socket, err := dial(target)
 	if err != nil {
 		return err
 	}
@@ -103,6 +105,17 @@ func frames(address string) error {
 		return fmt.Errorf("status %q", status)
 	}
 	return nil
+}
+
+func dial(target *url.URL) (net.Conn, error) {
+	if target.Scheme != "https" {
+		return net.Dial("tcp", target.Host)
+	}
+	trust, err := rest.TLSConfigFor(config)
+	if err != nil {
+		return nil, err
+	}
+	return tls.Dial("tcp", target.Host, trust)
 }
 
 // buffered is a connection of which a response was read.

@@ -4,6 +4,8 @@
 //	streams command spdy|websocket URL [-i] [-t] [-sizes 80x24,100x30]
 //	streams forward spdy|websocket URL PORT     prints the local port; forwards until its input ends
 //	streams frames URL                          pings, half-closes and refusals in the exec of a cat
+//
+// -ca FILE before all of them names the authority that signed the server's certificate.
 package main
 
 import (
@@ -32,7 +34,13 @@ func main() {
 	os.Exit(code)
 }
 
+// config says whom to trust.
+var config = &rest.Config{}
+
 func run(args []string) (int, error) {
+	if len(args) >= 2 && args[0] == "-ca" {
+		config.CAFile, args = args[1], args[2:]
+	}
 	if len(args) >= 3 && args[0] == "command" {
 		return command(args[1], args[2], args[3:])
 	}
@@ -91,9 +99,9 @@ func command(transport, address string, flags []string) (int, error) {
 	}
 	var executor remotecommand.Executor
 	if transport == "spdy" {
-		executor, err = remotecommand.NewSPDYExecutor(&rest.Config{}, http.MethodPost, target)
+		executor, err = remotecommand.NewSPDYExecutor(config, http.MethodPost, target)
 	} else {
-		executor, err = remotecommand.NewWebSocketExecutor(&rest.Config{}, http.MethodGet, address)
+		executor, err = remotecommand.NewWebSocketExecutor(config, http.MethodGet, address)
 	}
 	if err != nil {
 		return 255, err
@@ -108,9 +116,9 @@ func command(transport, address string, flags []string) (int, error) {
 
 func dialer(transport string, target *url.URL) (httpstream.Dialer, error) {
 	if transport == "websocket" {
-		return portforward.NewSPDYOverWebsocketDialer(target, &rest.Config{})
+		return portforward.NewSPDYOverWebsocketDialer(target, config)
 	}
-	round, upgrader, err := spdy.RoundTripperFor(&rest.Config{})
+	round, upgrader, err := spdy.RoundTripperFor(config)
 	if err != nil {
 		return nil, err
 	}

@@ -21,13 +21,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     backend::Backend,
     socket::{Presence, Socket},
-    tls::{self, TlsError, TlsFiles},
+    tls::{Identity, TlsError, TlsFiles},
     token::{self, AttachTarget, ExecTarget, TokenError, Tokens},
 };
 use upgrade::Upgrade;
@@ -98,7 +97,7 @@ pub struct Server {
 pub(crate) struct Shared {
     /// What URLs begin with.
     base: String,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Identity>>,
     tokens: Tokens,
     backend: Arc<dyn Backend>,
     config: Config,
@@ -120,7 +119,7 @@ impl Server {
         if config.tls.is_none() && !config.address.ip().is_loopback() && !config.plain_beyond_loopback {
             return Err(OpenError::Exposed(config.address));
         }
-        let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+        let tls = config.tls.clone().map(Identity::open).transpose()?.map(Arc::new);
         let failed = |source| OpenError::Listen { address: config.address, source };
         let listener = TcpListener::bind(config.address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -198,7 +197,11 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>, place: OwnedSemaphorePerm
     let socket = Socket::new(socket);
     let presence = socket.presence();
     let Some(tls) = shared.tls.clone() else { return serve_http(socket, presence, &shared, place).await };
-    match tokio::time::timeout(shared.config.creation_timeout, tls.accept(socket)).await {
+    let accepted = async {
+        let tls = tokio::task::spawn_blocking(move || tls.acceptor()).await?;
+        tls.accept(socket).await
+    };
+    match tokio::time::timeout(shared.config.creation_timeout, accepted).await {
         Ok(Ok(socket)) => serve_http(socket, presence, &shared, place).await,
         Ok(Err(error)) => {
             tracing::debug!(

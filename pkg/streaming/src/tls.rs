@@ -1,6 +1,14 @@
 //! Streaming over TLS, for nodes that stream beyond loopback.
+//!
+//! Certificates are rotated under a running server: for each connection the files are looked at, and read again
+//! when they are others than those in use. A pair that is not good leaves the old one in use.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
+};
 
 use rustls::{ServerConfig, crypto::aws_lc_rs, server::WantsServerCert};
 use rustls_pki_types::{
@@ -45,8 +53,81 @@ pub enum TlsError {
     },
 }
 
+/// The certificate and its key as they are now.
+pub(crate) struct Identity {
+    files: TlsFiles,
+    current: Mutex<TlsAcceptor>,
+    /// Held by the one who looks at the files; the others go on with what there is.
+    looking: Mutex<Seen>,
+}
+
+/// What was seen of the files.
+struct Seen {
+    /// The pair in use.
+    used: [Stamp; 2],
+    /// The pair of which was said that it is not good.
+    refused: Option<[Stamp; 2]>,
+}
+
+/// Changes when a file does: device, inode, length, and when content and inode changed. `None`: it is not there.
+type Stamp = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
+
+impl Identity {
+    /// Reads the files.
+    pub(crate) fn open(files: TlsFiles) -> Result<Identity, TlsError> {
+        // Before they are read: what changes meanwhile is read again.
+        let looking = Mutex::new(Seen { used: stamps(&files), refused: None });
+        let current = Mutex::new(acceptor(&files)?);
+        Ok(Identity { files, current, looking })
+    }
+
+    /// What accepts the next connection. Waits for the disk.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        match self.looking.try_lock() {
+            Ok(mut seen) => self.look(&mut seen),
+            Err(TryLockError::Poisoned(seen)) => self.look(&mut seen.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the files if they are others than those in use. A refused pair is tried each time, for the reason may lie
+    /// elsewhere, and logged once.
+    fn look(&self, seen: &mut Seen) {
+        let now = stamps(&self.files);
+        if now == seen.used {
+            return;
+        }
+        let certificate = self.files.certificate.display();
+        match acceptor(&self.files) {
+            Ok(acceptor) => {
+                // A configuration of its own remembers no sessions of the one before it.
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = acceptor;
+                *seen = Seen { used: now, refused: None };
+                tracing::info!(%certificate, "streaming uses the new certificate");
+            }
+            Err(error) if seen.refused != Some(now) => {
+                seen.refused = Some(now);
+                let error = &error as &dyn Error;
+                tracing::warn!(error, %certificate, "streaming goes on with the old certificate");
+            }
+            Err(_said_before) => {}
+        }
+    }
+}
+
+fn stamps(files: &TlsFiles) -> [Stamp; 2] {
+    [&files.certificate, &files.key].map(|path| stamp(path))
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let file = std::fs::metadata(path).ok()?;
+    let (content, inode) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
+    Some((file.dev(), file.ino(), file.size(), content, inode))
+}
+
 /// Reads the files.
-pub(crate) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
     let unreadable = |path: &PathBuf| {
         let path = path.clone();
         move |source| TlsError::File { path, source }
