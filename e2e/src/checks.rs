@@ -65,8 +65,8 @@ impl Run {
         self.words.is_empty() || self.words.iter().any(fits)
     }
 
-    /// Runs checks at the same time.
-    pub fn together<C: Sync>(&mut self, context: &C, checks: &[Check<fn(&C)>]) {
+    /// Runs checks at the same time; `after` each, what it made can be taken away.
+    pub fn together<C: Sync>(&mut self, context: &C, checks: &[Check<fn(&C)>], after: fn(&C)) {
         let next = AtomicUsize::new(0);
         let (done, outcomes) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
@@ -76,6 +76,7 @@ impl Run {
                     while let Some((name, run)) = checks.get(next.fetch_add(1, Ordering::Relaxed)) {
                         done.send((*name, timed(|| run(context))))
                             .expect("the report is taken until all ended");
+                        after(context);
                     }
                 });
             }

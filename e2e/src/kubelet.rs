@@ -12,7 +12,8 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -74,6 +75,8 @@ pub struct Kubelet {
     secure_port: u16,
     read_only_port: u16,
     process: Option<Tethered>,
+    /// The static pods, each with the thread that placed it.
+    placed: Mutex<Vec<(ThreadId, String)>>,
     /// The last answer to `/pods`: many wait for their pod at the same time.
     listed: Mutex<Option<(Instant, Vec<Value>)>>,
 }
@@ -108,7 +111,7 @@ pub fn until_within<T>(patience: Duration, what: &str, mut attempt: impl FnMut()
         match attempt() {
             Ok(value) => return value,
             Err(reason) if Instant::now() > deadline => panic!("{what} never came: {reason}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(500)),
+            Err(_) => thread::sleep(Duration::from_millis(500)),
         }
     }
 }
@@ -135,6 +138,7 @@ impl Kubelet {
             secure_port: free_port(),
             read_only_port: free_port(),
             process: None,
+            placed: Mutex::default(),
             listed: Mutex::default(),
         };
         kubelet.spawn();
@@ -214,6 +218,19 @@ impl Kubelet {
         let scratch = self.setup.folder.join(format!("{name}.json"));
         fs::write(&scratch, pod.to_string()).expect("write a manifest");
         fs::rename(&scratch, self.manifest(name)).expect("place a manifest");
+        self.placed().push((thread::current().id(), name.to_owned()));
+    }
+
+    fn placed(&self) -> MutexGuard<'_, Vec<(ThreadId, String)>> {
+        self.placed.lock().expect("no thread panics while it holds the list")
+    }
+
+    /// Takes the static pods away that this thread placed.
+    pub fn remove_own(&self) {
+        for (_, name) in self.placed().extract_if(.., |(thread, _)| *thread == thread::current().id()) {
+            // Some are gone, by the check itself.
+            fs::remove_file(self.manifest(&name)).unwrap_or_default();
+        }
     }
 
     /// Takes a static pod away.
@@ -395,7 +412,8 @@ pub fn merge(into: &mut Value, from: &Value) {
 
 /// A GET by curl(1) that takes any certificate.
 pub fn get(url: &str) -> Result<String, String> {
-    let output = Command::new("curl").args(["-sSkf", "--max-time", "20", url]).output();
+    let patience = (20 * slowness()).to_string();
+    let output = Command::new("curl").args(["-sSkf", "--max-time", &patience, url]).output();
     let output = output.expect("curl runs (hack/install-deps installs it)");
     let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(words(&output.stdout)) } else { Err(words(&output.stderr)) }

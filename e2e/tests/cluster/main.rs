@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let cluster = Cluster::start(runtime.handle());
-    run.together(&cluster, &together);
+    run.together(&cluster, &together, |_| ());
     for (name, check) in in_turn {
         run.alone(name, || check(&cluster));
     }

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut node = Node::start(runtime.handle());
-    run.together(&node, &together);
+    run.together(&node, &together, |node| node.kubelet().remove_own());
     for (name, check) in afterwards {
         run.alone(name, || check(&mut node));
     }
