@@ -8,6 +8,7 @@ use std::time::Duration;
 use carpel_e2e::client::{Client, Pod, code, eventually};
 use carpel_e2e::config::{container, resources};
 use carpel_e2e::daemon::{Network, Options};
+use carpel_e2e::kernel::CgroupDriver;
 use carpel_e2e::scenario::{self, BUSYBOX};
 use carpel_proto::v1;
 use carpel_proto::v1::ContainerEventType as Event;
@@ -225,7 +226,11 @@ fn the_daemon_says_what_it_is() {
         assert!(status.features.unwrap().supplemental_groups_policy);
         assert!(status.info.contains_key("config"), "{:?}", status.info.keys());
         let config = runtime.runtime_config(v1::RuntimeConfigRequest {}).await.unwrap().into_inner();
-        assert_eq!(config.linux.unwrap().cgroup_driver(), v1::CgroupDriver::Cgroupfs);
+        let driver = match CgroupDriver::of_tests() {
+            CgroupDriver::Cgroupfs => v1::CgroupDriver::Cgroupfs,
+            CgroupDriver::Systemd => v1::CgroupDriver::Systemd,
+        };
+        assert_eq!(config.linux.unwrap().cgroup_driver(), driver);
     });
 }
 
