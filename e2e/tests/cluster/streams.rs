@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
 
 use carpel_e2e::cluster::Cluster;
+use carpel_e2e::kernel::{run, status_field};
 use carpel_e2e::kubelet::images::{BUSYBOX, PROBED};
 use carpel_e2e::kubelet::{container, get, pod, until};
 use serde_json::json;
@@ -115,9 +116,15 @@ fn kubectl_attach_talks_to_the_process(cluster: &Cluster) {
     cluster.until(&["get", "pod", "attach"], "succeeded", |pod| pod["status"]["phase"] == "Succeeded");
 }
 
-/// How much is copied: 32 MiB, or as many as `$CARPEL_CP_MIB` says.
+/// How much is copied: a gigabyte, or as many MiB as `$CARPEL_CP_MIB` says.
 fn copied_mib() -> usize {
-    std::env::var("CARPEL_CP_MIB").map_or(32, |mib| mib.parse().expect("CARPEL_CP_MIB is a number"))
+    std::env::var("CARPEL_CP_MIB").map_or(1024, |mib| mib.parse().expect("CARPEL_CP_MIB is a number"))
+}
+
+/// The most memory the daemon ever had, in KiB.
+fn peak_kib(cluster: &Cluster) -> u64 {
+    let peak = status_field(cluster.daemon.pid(), "VmHWM");
+    peak.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number and kB")
 }
 
 fn kubectl_cp_copies_both_ways(cluster: &Cluster) {
@@ -126,10 +133,15 @@ fn kubectl_cp_copies_both_ways(cluster: &Cluster) {
     let folder = cluster.folder("cp");
     let text = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let size = format!("{}M", copied_mib());
-    carpel_e2e::kernel::run("sh", &["-c", &format!("head -c {size} /dev/urandom > {}", text("there"))]);
+    run("sh", &["-c", &format!("head -c {size} /dev/urandom > {}", text("there"))]);
+    let before = peak_kib(cluster);
     cluster.ok(&["cp", &text("there"), "default/cp:/tmp/copied", "--retries=0"]);
     cluster.ok(&["cp", "default/cp:/tmp/copied", &text("back"), "--retries=0"]);
-    carpel_e2e::kernel::run("cmp", &[&text("there"), &text("back")]);
+    run("cmp", &[&text("there"), &text("back")]);
+    // What the other checks do meanwhile counts too.
+    let grown = peak_kib(cluster) - before;
+    assert!(grown < 64 << 10, "the daemon's memory grew by {grown} KiB");
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 fn kubectl_port_forward_reaches_the_pod(cluster: &Cluster) {
