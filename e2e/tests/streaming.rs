@@ -12,7 +12,7 @@ mod tls;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -214,12 +214,17 @@ fn ports_are_forwarded_for_kubernetes_clients() {
     });
 }
 
-/// Forwards, by the Go client with these arguments, eight connections at once to a pod that answers with digests.
-fn digests_come_back(mut client: Command) {
+/// Starts the Go client, which forwards until its input ends; returns it and the local port.
+fn forwarding(mut client: Command) -> (Child, u16) {
     let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(client.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let port: u16 = line.trim().parse().unwrap();
+    (client, line.trim().parse().unwrap())
+}
+
+/// Forwards, by the Go client with these arguments, eight connections at once to a pod that answers with digests.
+fn digests_come_back(client: Command) {
+    let (mut client, port) = forwarding(client);
     let connections: Vec<_> = (0..8usize)
         .map(|number| {
             std::thread::spawn(move || {
@@ -237,6 +242,29 @@ fn digests_come_back(mut client: Command) {
     connections.into_iter().for_each(|connection| connection.join().unwrap());
     drop(client.stdin.take());
     assert!(client.wait().unwrap().success());
+}
+
+#[test]
+fn a_forwarded_connection_ends_when_the_pod_ends_it() {
+    scenario::run(Options::default(), async |daemon| {
+        let pod = server_pod(daemon, "hostname").await;
+        for transport in ["spdy", "websocket"] {
+            let url = forward_url(daemon, &pod).await;
+            let mut client = Command::new(go_client());
+            client.args(["forward", transport, &url, "7000"]);
+            let (mut client, port) = forwarding(client);
+            for _ in 0..20 {
+                // The client's direction stays open.
+                let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut answer = String::new();
+                socket.read_to_string(&mut answer).unwrap();
+                assert_eq!(answer, "server\n", "over {transport}");
+            }
+            drop(client.stdin.take());
+            assert!(client.wait().unwrap().success(), "over {transport}");
+        }
+    });
 }
 
 /// Sends so many MiB through something that gives them back, and compares the digests; returns MiB per second.
@@ -307,11 +335,9 @@ fn many_bytes_come_back_as_they_went_and_stay_nowhere() {
         let pod = server_pod(daemon, "cat").await;
         let url = forward_url(daemon, &pod).await;
         let mut client = Command::new(go_client());
-        client.args(["forward", "spdy", &url, "7000"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut client = client.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(client.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let socket = TcpStream::connect(("127.0.0.1", line.trim().parse::<u16>().unwrap())).unwrap();
+        client.args(["forward", "spdy", &url, "7000"]);
+        let (mut client, port) = forwarding(client);
+        let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let (to, end) = (socket.try_clone().unwrap(), socket.try_clone().unwrap());
         let rate = round_trip(mib, to, &socket, move || end.shutdown(Shutdown::Write).unwrap());
         eprintln!(

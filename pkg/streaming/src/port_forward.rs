@@ -67,9 +67,12 @@ pub(crate) async fn over_spdy(
                 running.spawn(async move {
                     let Stream { incoming, outgoing, reset, .. } = data;
                     tokio::select! {
-                        () = forward(&*backend, pod, port, incoming, outgoing, error) => {}
-                        // Whatever the pod still sends, nobody wants.
-                        () = reset.cancelled() => {}
+                        () = forward(&*backend, pod, port, incoming, outgoing, error.clone()) => {}
+                        // Whatever the pod still sends, nobody wants. The client waits for the error stream's end
+                        // even so, and keeps its own connection until then.
+                        () = reset.cancelled() => {
+                            let _gone = error.end().await;
+                        }
                     }
                 });
             }
