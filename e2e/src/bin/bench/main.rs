@@ -1,11 +1,13 @@
-//! Measures Carpel beside containerd and runc: what each verb of a pod's life takes, and what a pod keeps.
+//! Measures Carpel beside containerd and runc: what each verb of a pod's life takes, what a pod keeps, and how
+//! fast bytes go through exec and port-forward.
 //!
 //! ```text
-//! bench PEERS PLUGINS [--rounds N] [--network host|builtin|cni]… [--only carpel|containerd] [--pods N]
+//! bench PEERS PLUGINS CLIENT [--rounds N] [--network host|builtin|cni|none]… [--only carpel|containerd] [--pods N]
+//!                            [--stream-mib N]
 //! ```
 //!
-//! `hack/bench` calls it with the folder of the peer's programs and that of the CNI plugins; Carpel's programs are in
-//! `$CARPEL_BIN`. For each network both daemons are started anew, each with its own folders below `$TMPDIR`, its own cgroup
+//! `hack/bench` calls it with the folder of the peer's programs, that of the CNI plugins and the client of streams;
+//! Carpel's programs are in `$CARPEL_BIN`. For each network both daemons are started anew, each with its own folders below `$TMPDIR`, its own cgroup
 //! and its own network namespace, so that no bridge, rule or setting reaches the machine. They take turns, one whole pod each,
 //! so that the machine's drift hits both alike. Prints Markdown.
 //!
@@ -17,6 +19,7 @@ mod life;
 mod machine;
 mod memory;
 mod peer;
+mod streams;
 mod table;
 
 use std::path::PathBuf;
@@ -34,32 +37,37 @@ struct Plan {
     rounds: usize,
     pods: usize,
     modes: Vec<Mode>,
+    stream_mib: usize,
     only: Option<String>,
 }
 
-const USAGE: &str = "usage: bench PEERS PLUGINS [--rounds N] [--network host|builtin|cni]… \
-                     [--only carpel|containerd] [--pods N]";
+const USAGE: &str = "usage: bench PEERS PLUGINS CLIENT [--rounds N] [--network host|builtin|cni|none]… \
+                     [--only carpel|containerd] [--pods N] [--stream-mib N]";
 
 impl Plan {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let (Some(peers), Some(plugins)) = (arguments.next(), arguments.next()) else {
-            return Err("PEERS and PLUGINS are missing".to_owned());
+        let mut folder = |what: &str| arguments.next().map(PathBuf::from).ok_or(format!("{what} is missing"));
+        let programs = Programs {
+            peers: folder("PEERS")?,
+            plugins: folder("PLUGINS")?,
+            stream_client: folder("CLIENT")?,
         };
-        let programs = Programs { peers: PathBuf::from(peers), plugins: PathBuf::from(plugins) };
-        let mut plan = Self { programs, rounds: 100, pods: 20, modes: Vec::new(), only: None };
+        let mut plan =
+            Self { programs, rounds: 100, pods: 20, modes: Vec::new(), stream_mib: 512, only: None };
+        let mut modes = None;
         while let Some(option) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
             match (option.as_str(), value.as_str()) {
                 ("--rounds", _) => plan.rounds = number(&option, &value)?,
                 ("--pods", _) => plan.pods = number(&option, &value)?,
-                ("--network", _) => plan.modes.push(value.parse()?),
+                ("--stream-mib", _) => plan.stream_mib = number(&option, &value)?,
+                ("--network", "none") => _ = modes.get_or_insert_with(Vec::new),
+                ("--network", _) => modes.get_or_insert_with(Vec::new).push(value.parse()?),
                 ("--only", "carpel" | "containerd") => plan.only = Some(value),
                 _ => return Err(format!("unknown: {option} {value}")),
             }
         }
-        if plan.modes.is_empty() {
-            plan.modes = vec![Mode::Host, Mode::Builtin, Mode::Cni];
-        }
+        plan.modes = modes.unwrap_or_else(|| vec![Mode::Host, Mode::Builtin, Mode::Cni]);
         Ok(plan)
     }
 
@@ -75,8 +83,7 @@ fn number(option: &str, value: &str) -> Result<usize, String> {
     }
 }
 
-/// One network: both daemons started, measured in turns, ended. Returns what they left on the machine.
-async fn measure(plan: &Plan, mode: Mode, images: &peer::Images) -> Vec<String> {
+async fn start(plan: &Plan, mode: Mode, images: &peer::Images) -> Vec<Peer> {
     let mut peers = Vec::new();
     if plan.wants("carpel") {
         peers.push(Peer::carpel(mode, &plan.programs, images).await);
@@ -84,6 +91,21 @@ async fn measure(plan: &Plan, mode: Mode, images: &peer::Images) -> Vec<String> 
     if plan.wants("containerd") {
         peers.push(Peer::containerd(mode, &plan.programs, images).await);
     }
+    peers
+}
+
+/// Ends them; returns what they left on the machine.
+async fn end(peers: Vec<Peer>) -> Vec<String> {
+    let mut left = Vec::new();
+    for peer in peers {
+        left.extend(peer.end().await);
+    }
+    left
+}
+
+/// One network: both daemons started, measured in turns, ended. Returns what they left on the machine.
+async fn measure(plan: &Plan, mode: Mode, images: &peer::Images) -> Vec<String> {
+    let mut peers = start(plan, mode, images).await;
     for peer in &mut peers {
         // The first pods of a runtime pay for what is cached afterwards.
         for round in 0..3 {
@@ -101,11 +123,15 @@ async fn measure(plan: &Plan, mode: Mode, images: &peer::Images) -> Vec<String> 
         kept.push(memory::measure(peer, mode, plan.pods).await);
     }
     table::print(mode, plan.rounds, plan.pods, &peers, &kept);
-    let mut left = Vec::new();
-    for peer in peers {
-        left.extend(peer.end().await);
-    }
-    left
+    end(peers).await
+}
+
+/// Streams, which know no network: both daemons started, measured in turns, ended. Returns what they left.
+async fn measure_streams(plan: &Plan, images: &peer::Images) -> Vec<String> {
+    let peers = start(plan, Mode::Host, images).await;
+    let rates = streams::measure(&peers, &plan.programs.stream_client, plan.stream_mib).await;
+    table::print_rates(plan.stream_mib, &peers, &rates);
+    end(peers).await
 }
 
 async fn run(plan: &Plan) -> ExitCode {
@@ -115,6 +141,7 @@ async fn run(plan: &Plan) -> ExitCode {
     for mode in &plan.modes {
         left.extend(measure(plan, *mode, &images).await);
     }
+    left.extend(measure_streams(plan, &images).await);
     if plan.only.is_none() {
         machine::print_sizes(&plan.programs);
     }

@@ -26,6 +26,8 @@ pub(crate) struct Programs {
     pub(crate) peers: PathBuf,
     /// The CNI plugins: `hack/cni-plugins`.
     pub(crate) plugins: PathBuf,
+    /// The client of exec and port-forward: `hack/stream-client`.
+    pub(crate) stream_client: PathBuf,
 }
 
 /// Docker archives, which both runtimes import.
@@ -47,7 +49,7 @@ pub(crate) struct Peer {
     pub(crate) fresh_kib: f64,
     runtime: Runtime,
     // After the daemon, which runs in it.
-    _netns: NetNs,
+    netns: NetNs,
 }
 
 #[derive(Debug)]
@@ -142,7 +144,7 @@ impl Peer {
         kernel::run(&carpel, &["--address", &socket, "import", &archive]);
         let client = daemon.client.clone();
         let runtime = Runtime::Carpel(Box::new(daemon));
-        Self { name: "Carpel", client, took: Took::default(), fresh_kib, runtime, _netns: netns }
+        Self { name: "Carpel", client, took: Took::default(), fresh_kib, runtime, netns }
     }
 
     /// containerd and runc.
@@ -166,7 +168,21 @@ impl Peer {
             took: Took::default(),
             fresh_kib,
             runtime,
-            _netns: netns,
+            netns,
+        }
+    }
+
+    /// The network namespace that the daemon runs in.
+    pub(crate) fn netns(&self) -> PathBuf {
+        self.netns.path()
+    }
+
+    /// Whether its streams can be had over WebSocket by `v5.channel.k8s.io`, the only protocol that Kubernetes' client
+    /// speaks; containerd 2.3.4 ends at `v4`.
+    pub(crate) fn speaks_websocket(&self) -> bool {
+        match &self.runtime {
+            Runtime::Carpel(_) => true,
+            Runtime::Containerd(_) => false,
         }
     }
 

@@ -1,8 +1,9 @@
-//! The result of one network as a Markdown table.
+//! Results as Markdown tables.
 
 use crate::life::Mode;
 use crate::memory::{CONTAINERS, Kept};
 use crate::peer::Peer;
+use crate::streams::{ROUNDS, Rates, WAYS};
 
 /// One of the figures that are kept.
 type Figure = fn(&Kept) -> f64;
@@ -41,6 +42,23 @@ pub(crate) fn print(mode: Mode, rounds: usize, pods: usize, peers: &[Peer], kept
     ];
     for (name, of) in figures {
         row(&name, kept.iter().map(|kept| figure(of(kept))));
+    }
+    println!();
+}
+
+/// Prints how fast bytes went, a column for each runtime.
+pub(crate) fn print_rates(mib: usize, peers: &[Peer], rates: &[Rates]) {
+    println!("### Streams\n");
+    let title = format!("{mib} MiB, {ROUNDS} times, taking turns; p50 (least) MiB/s");
+    row(&title, peers.iter().map(|peer| peer.name.to_owned()));
+    println!("|---|{}", "---:|".repeat(peers.len()));
+    for way in WAYS {
+        let cells = rates.iter().map(|rates| {
+            let Some(mut samples) = rates.get(&way).cloned() else { return "–".to_owned() };
+            samples.sort_by(f64::total_cmp);
+            format!("{} ({})", figure(percentile(&samples, 50)), figure(samples[0]))
+        });
+        row(&way.title(), cells);
     }
     println!();
 }
