@@ -124,9 +124,12 @@ impl ToStatus for RunError {
     fn code(&self) -> Code {
         match self {
             RunError::NameTaken { .. } => Code::AlreadyExists,
-            RunError::UnknownHandler(_) | RunError::Plan { .. } => Code::InvalidArgument,
+            RunError::UnknownHandler(_) | RunError::Plan { .. } | RunError::SelinuxLabel { .. } => {
+                Code::InvalidArgument
+            }
             RunError::Record { .. } | RunError::File { .. } => disk(self),
             RunError::Id(_)
+            | RunError::SelinuxLevel { .. }
             | RunError::UserNamespace { .. }
             | RunError::Spawn { .. }
             | RunError::BrokenOff(_) => Code::Internal,
@@ -165,6 +168,7 @@ impl ToStatus for CreateError {
             CreateError::NameTaken { .. } => Code::AlreadyExists,
             CreateError::PrivilegedNotAllowed { .. }
             | CreateError::PidTarget { .. }
+            | CreateError::SelinuxLabel { .. }
             | CreateError::Plan { .. } => Code::InvalidArgument,
             CreateError::ImageNotFound(_) => Code::NotFound,
             CreateError::Host { .. } | CreateError::File { .. } => disk(self),

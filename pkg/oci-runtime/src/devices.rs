@@ -110,7 +110,7 @@ pub(crate) fn make_elsewhere(plan: &ContainerPlan) -> Result<Option<OwnedFd>, De
         let dir = match &nodes {
             Some(nodes) => nodes,
             None => {
-                let made = tmpfs("devices", "256k", "0755", None, MountAttrFlags::empty());
+                let made = tmpfs("devices", "256k", "0755", &plan.mount_label, None, MountAttrFlags::empty());
                 nodes.insert(made.map_err(failed(&device.path))?)
             }
         };

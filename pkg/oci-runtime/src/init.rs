@@ -179,7 +179,7 @@ fn become_container(init: &Init<'_>, taken: Taken<'_>) -> Result<Infallible, Ini
     let identity = user::resolve(&root, &plan.process.user, user).map_err(ProcessError::from)?;
     let terminal = open_terminal(init, &root, own_dev.as_ref())?;
     let dir = workdir::ensure(&root, &plan.process.cwd).map_err(ProcessError::from)?;
-    mask::mask(&root, null, &plan.masked_paths)?;
+    mask::mask(&root, null, &plan.masked_paths, &plan.mount_label)?;
     mask::make_read_only(&root, &plan.readonly_paths)?;
     finish_root(plan, &root)?;
     workdir::enter(&dir, &plan.process.cwd).map_err(ProcessError::from)?;
@@ -214,7 +214,7 @@ fn take_along<'a>(init: &Init<'a>) -> Result<Taken<'a>, InitError> {
     let null = mask::take_null()?;
     let nodes = if user.is_some() { devices::make_elsewhere(plan)? } else { None };
     // Last, because on old kernels it leaves the host's mount namespace.
-    let rootfs = rootfs::make(&plan.rootfs, user)?;
+    let rootfs = rootfs::make(&plan.rootfs, &plan.mount_label, user)?;
     init.sandbox.mounts().join().map_err(ChildError::PodMounts)?;
     mounts.take_pod_shm(init.sandbox.mounts().shm())?;
     Ok(Taken { mounts, null, rootfs, nodes })

@@ -33,6 +33,7 @@ mod child;
 mod devices;
 mod init;
 mod joiner;
+mod label;
 mod mask;
 mod mountinfo;
 mod mounts;

@@ -77,8 +77,9 @@ impl Repeated {
     }
 }
 
-/// Hides paths. One that is not there needs no hiding.
-pub(crate) fn mask(root: &Root, null: NullMount, paths: &[String]) -> Result<(), MaskError> {
+/// Hides paths. One that is not there needs no hiding. The empty folder has that SELinux label, unless it is
+/// empty: a container may look into what it finds empty.
+pub(crate) fn mask(root: &Root, null: NullMount, paths: &[String], label: &str) -> Result<(), MaskError> {
     let mut file = Repeated { mount: null.0, attached: false };
     let mut dir: Option<Repeated> = None;
     for path in paths {
@@ -91,15 +92,15 @@ pub(crate) fn mask(root: &Root, null: NullMount, paths: &[String]) -> Result<(),
         }
         let empty = match &mut dir {
             Some(empty) => empty,
-            none => none.insert(Repeated { mount: empty_dir().map_err(failed)?, attached: false }),
+            none => none.insert(Repeated { mount: empty_dir(label).map_err(failed)?, attached: false }),
         };
         empty.attach(target.as_fd()).map_err(failed)?;
     }
     Ok(())
 }
 
-fn empty_dir() -> Result<OwnedFd, Errno> {
-    let empty = tmpfs("masked", "4k", "0555", None, MountAttrFlags::empty())?;
+fn empty_dir(label: &str) -> Result<OwnedFd, Errno> {
+    let empty = tmpfs("masked", "4k", "0555", label, None, MountAttrFlags::empty())?;
     let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     set_attr(empty.as_fd(), AttrChange { set, ..AttrChange::default() })?;
     Ok(empty)

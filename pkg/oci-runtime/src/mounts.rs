@@ -202,11 +202,13 @@ fn prepare_one(
         }
         Some(Source::Filesystem(_) | Source::Rootfs(_)) => Ok(Prepared::Inside),
         Some(Source::Bind(source)) => {
-            let clone = bind::prepare(mount, source, host, user).map_err(OneMountError::Bind)?;
+            let clone =
+                bind::prepare(mount, source, &plan.mount_label, host, user).map_err(OneMountError::Bind)?;
             Ok(Prepared::Detached(clone))
         }
         Some(Source::Layers(source)) => {
-            let layers = rootfs::read_only(&source.lowers, user).map_err(OneMountError::Layers)?;
+            let layers =
+                rootfs::read_only(&source.lowers, &plan.mount_label, user).map_err(OneMountError::Layers)?;
             set_attributes(layers.as_fd(), mount)?;
             Ok(Prepared::Layers { mount: layers, sub_path: source.sub_path.clone() })
         }
@@ -229,7 +231,7 @@ impl Mounts<'_> {
             if !matches!(prepared, Prepared::Inside) || !matches!(source.fs_type.as_str(), "proc" | "sysfs") {
                 continue;
             }
-            let made = filesystem::make(source).map_err(OneMountError::Filesystem);
+            let made = filesystem::make(source, &self.plan.mount_label).map_err(OneMountError::Filesystem);
             let made = made.and_then(|fd| set_attributes(fd.as_fd(), mount).map(|()| fd));
             *prepared = match made {
                 Ok(fd) => Prepared::Fixed(fd),
@@ -276,7 +278,7 @@ impl Mounts<'_> {
                 Some(shm) => Prepared::Detached(shm),
                 None => prepared,
             };
-            let result = attach_one(root, mount, prepared, self.hierarchies.as_ref());
+            let result = attach_one(root, mount, prepared, self.hierarchies.as_ref(), &self.plan.mount_label);
             match result {
                 Ok(fd) if is_at(mount, DEV) => {
                     let own = matches!(mount.source, Some(Source::Filesystem(_)));
@@ -324,7 +326,7 @@ fn filled_dev(
     if let Some((uid, gid)) = user.map(UserNamespace::root) {
         source.options.extend([format!("uid={}", uid.as_raw()), format!("gid={}", gid.as_raw())]);
     }
-    let dev = filesystem::make(&source).map_err(OneMountError::Filesystem)?;
+    let dev = filesystem::make(&source, &plan.mount_label).map_err(OneMountError::Filesystem)?;
     devices::populate(dev.as_fd(), plan, user).map_err(OneMountError::Device)?;
     Ok(dev)
 }
@@ -334,6 +336,7 @@ fn attach_one(
     mount: &MountPlan,
     prepared: Prepared,
     hierarchies: Option<&Hierarchies>,
+    label: &str,
 ) -> Result<OwnedFd, OneMountError> {
     let (fd, links) = match (prepared, &mount.source) {
         (Prepared::Detached(fd) | Prepared::Layers { mount: fd, .. }, _) => (fd, Links::Follow),
@@ -341,10 +344,10 @@ fn attach_one(
         (Prepared::Inside, Some(Source::Filesystem(source))) if source.fs_type == "cgroup" => {
             let hierarchies = hierarchies.ok_or(OneMountError::NoSource)?;
             let target = target(root, &mount.destination, Absent::Dir, Links::Refuse)?;
-            return cgroup::mount(hierarchies, mount, target.as_fd()).map_err(OneMountError::Cgroup);
+            return cgroup::mount(hierarchies, mount, label, target.as_fd()).map_err(OneMountError::Cgroup);
         }
         (Prepared::Inside, Some(Source::Filesystem(source))) => {
-            let fd = filesystem::make(source).map_err(OneMountError::Filesystem)?;
+            let fd = filesystem::make(source, label).map_err(OneMountError::Filesystem)?;
             set_attributes(fd.as_fd(), mount)?;
             (fd, Links::Follow)
         }

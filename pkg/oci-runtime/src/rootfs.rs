@@ -72,15 +72,20 @@ pub(crate) enum RootfsError {
     Step(&'static str, #[source] Errno),
 }
 
-/// Makes the root file system, not attached anywhere. Its paths are this mount namespace's.
-pub(crate) fn make(plan: &RootfsPlan, user: Option<&UserNamespace>) -> Result<OwnedFd, RootfsError> {
+/// Makes the root file system, not attached anywhere. Its paths are this mount namespace's; its files have that
+/// SELinux label, unless it is empty.
+pub(crate) fn make(
+    plan: &RootfsPlan,
+    label: &str,
+    user: Option<&UserNamespace>,
+) -> Result<OwnedFd, RootfsError> {
     if plan.upper.is_empty() {
-        return read_only(&plan.lowers, user);
+        return read_only(&plan.lowers, label, user);
     }
     check_count(&plan.lowers)?;
     prepare_upper(plan, user)?;
     let writable = Writable { upper: &plan.upper, work: &plan.work, volatile: plan.volatile };
-    overlay(&plan.lowers, Some(writable), user)
+    overlay(&plan.lowers, Some(writable), label, user)
 }
 
 /// The layer of an overlay that can be written.
@@ -92,13 +97,18 @@ struct Writable<'a> {
     volatile: bool,
 }
 
-/// Image layers without a writable one, not attached anywhere.
-pub(crate) fn read_only(lowers: &[String], user: Option<&UserNamespace>) -> Result<OwnedFd, RootfsError> {
+/// Image layers without a writable one, not attached anywhere. One layer alone has the labels that it has on
+/// disk; a second one, an empty folder, makes an overlay of it.
+pub(crate) fn read_only(
+    lowers: &[String],
+    label: &str,
+    user: Option<&UserNamespace>,
+) -> Result<OwnedFd, RootfsError> {
     check_count(lowers)?;
     let mount = match lowers {
         // overlayfs wants two layers at least.
         [only] => clone_layer(only, user)?,
-        several => overlay(several, None, user)?,
+        several => overlay(several, None, label, user)?,
     };
     let read_only = AttrChange { set: ATTR_RDONLY, ..AttrChange::default() };
     set_attr(mount.as_fd(), read_only)
@@ -179,6 +189,7 @@ fn open_layer(path: &str) -> Result<OwnedFd, RootfsError> {
 fn overlay(
     lowers: &[String],
     writable: Option<Writable<'_>>,
+    label: &str,
     user: Option<&UserNamespace>,
 ) -> Result<OwnedFd, RootfsError> {
     let failed = |step, context: BorrowedFd<'_>| {
@@ -186,7 +197,7 @@ fn overlay(
         move |source| RootfsError::Overlay { step, log, source }
     };
     if !checks_each_option()? {
-        return overlay_by_one_string(lowers, writable, user);
+        return overlay_by_one_string(lowers, writable, label, user);
     }
     forget_volatile(writable)?;
     let context = open_context()?;
@@ -201,7 +212,7 @@ fn overlay(
             Ok(()) => {}
             // Linux 6.5 and 6.6 know no such option.
             Err(Errno::INVAL) if index == 0 && open_layer(lower).is_ok() => {
-                return overlay_by_one_string(lowers, writable, user);
+                return overlay_by_one_string(lowers, writable, label, user);
             }
             Err(errno) => return Err(failed("add a layer", context.as_fd())(errno)),
         }
@@ -213,6 +224,9 @@ fn overlay(
         options.push(("workdir", short_path(work, &mut opened)?));
     }
     options.extend(FIXED_OPTIONS.map(|(key, value)| (key, value.to_owned())));
+    if !label.is_empty() {
+        options.push(("context", label.to_owned()));
+    }
     for (key, value) in &options {
         fsconfig_set_string(context.as_fd(), *key, value)
             .map_err(|e| failed("set an option", context.as_fd())(e))?;
@@ -225,7 +239,7 @@ fn overlay(
         Ok(()) => {}
         // Linux before 6.15 takes no layers from mounts that are attached nowhere.
         Err(Errno::INVAL) if user.is_some() => {
-            return overlay_by_one_string(lowers, writable, user);
+            return overlay_by_one_string(lowers, writable, label, user);
         }
         Err(errno) => return Err(failed("make an instance", context.as_fd())(errno)),
     }
@@ -277,6 +291,7 @@ fn kernel_log(context: BorrowedFd<'_>) -> String {
 fn overlay_by_one_string(
     lowers: &[String],
     writable: Option<Writable<'_>>,
+    label: &str,
     user: Option<&UserNamespace>,
 ) -> Result<OwnedFd, RootfsError> {
     forget_volatile(writable)?;
@@ -304,6 +319,10 @@ fn overlay_by_one_string(
     }
     for (key, value) in FIXED_OPTIONS {
         data.push_str(&format!(",{key}={value}"));
+    }
+    if !label.is_empty() {
+        // In quotes, for categories are listed with commas (selinux_sb_eat_lsm_opts, security/selinux/hooks.c).
+        data.push_str(&format!(",context=\"{label}\""));
     }
     // The kernel copies a page at most.
     if data.len() >= MOUNT_DATA_MAX_BYTES {
@@ -368,7 +387,7 @@ mod tests {
     fn a_root_without_layers_or_with_too_many_is_refused() {
         for count in [0, 501] {
             let plan = RootfsPlan { lowers: vec!["/".to_owned(); count], ..RootfsPlan::default() };
-            assert!(matches!(make(&plan, None), Err(RootfsError::Layers(n)) if n == count));
+            assert!(matches!(make(&plan, "", None), Err(RootfsError::Layers(n)) if n == count));
         }
     }
 
@@ -399,7 +418,7 @@ mod tests {
         fs::create_dir_all(format!("{work}/work/incompat/volatile")).expect("mkdir");
         fs::write(format!("{work}/work/incompat/volatile/dirty"), "").expect("write");
         let writable = Writable { upper: &upper, work: &work, volatile: true };
-        let mount = overlay_by_one_string(&lowers, Some(writable), None).expect("mounted");
+        let mount = overlay_by_one_string(&lowers, Some(writable), "", None).expect("mounted");
         let read = |root: &Root, file: &str| {
             let file = root.open(file, OFlags::RDONLY, Links::Refuse).expect("open");
             std::io::read_to_string(fs::File::from(file)).expect("read")
@@ -407,7 +426,7 @@ mod tests {
         let root = Root::new(mount.as_fd().try_clone_to_owned().expect("dup"));
         assert_eq!(read(&root, "top"), "upper");
         assert_eq!((read(&root, "low"), read(&root, "a,b:c")), ("low".to_owned(), "a,b:c".to_owned()));
-        let root = Root::new(overlay_by_one_string(&lowers, None, None).expect("mounted"));
+        let root = Root::new(overlay_by_one_string(&lowers, None, "", None).expect("mounted"));
         assert_eq!(read(&root, "top"), "a,b:c");
         // With the container's ids, and again with the same layers.
         let range = carpel_sys::userns::IdRange { host_id: 7000, length: 10 };
@@ -417,12 +436,12 @@ mod tests {
         let ids = IdRange { host_id: 7000, length: 10 };
         let user = UserNamespace::new(fd, IdMappings { uids: ids, gids: ids });
         for _ in 0..2 {
-            let mount = overlay_by_one_string(&lowers, None, Some(&user)).expect("mounted");
+            let mount = overlay_by_one_string(&lowers, None, "", Some(&user)).expect("mounted");
             let low = Root::new(mount).open("low", OFlags::PATH, Links::Refuse).expect("open");
             assert_eq!(rustix::fs::fstat(&low).expect("stat").st_uid, 7000);
         }
         let many = vec![lowers[2].clone(); 300];
-        assert!(matches!(overlay_by_one_string(&many, None, None), Err(RootfsError::Layers(300))));
+        assert!(matches!(overlay_by_one_string(&many, None, "", None), Err(RootfsError::Layers(300))));
     }
 
     #[test]

@@ -120,7 +120,8 @@ impl Sandbox {
         let host_pid_namespace = host_pid_namespace.map_err(|e| SandboxError::Namespace("pid", e))?;
 
         let shm_size = (!plan.host_ipc).then_some(plan.shm_size_bytes);
-        let mounts = PodMounts::make(shm_size, given.user.as_ref()).map_err(SandboxError::Mounts)?;
+        let mounts = PodMounts::make(shm_size, &plan.mount_label, given.user.as_ref())
+            .map_err(SandboxError::Mounts)?;
         if !plan.host_ipc {
             make_or_join("ipc", Kind::Ipc, given.ipc, LinkNameSpaceType::InterProcessCommunication)?;
         }
@@ -137,7 +138,8 @@ impl Sandbox {
         }
         sysctl::apply(plan, given.user.as_ref()).map_err(SandboxError::Sysctl)?;
         let init = if plan.shared_pid {
-            Some(micro_init::start(&alone, &mounts, given.user.as_ref()).map_err(SandboxError::MicroInit)?)
+            let started = micro_init::start(&alone, &mounts, &plan.process_label, given.user.as_ref());
+            Some(started.map_err(SandboxError::MicroInit)?)
         } else {
             None
         };

@@ -76,6 +76,11 @@ impl Layout {
         self.container(id).join("work")
     }
 
+    /// An empty folder, for whoever needs one more layer.
+    pub(crate) fn empty(&self, id: &ContainerId) -> PathBuf {
+        self.container(id).join("empty")
+    }
+
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }

@@ -40,6 +40,7 @@ mod profile;
 mod record;
 mod run;
 mod scope;
+mod selinux;
 mod shim;
 mod snapshot;
 mod stats;

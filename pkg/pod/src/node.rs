@@ -10,12 +10,11 @@ use std::{
 use carpel_cgroups::{Cgroup, CgroupPath, Tree};
 use carpel_spec::{
     NodeFacts, capability,
-    config::SelinuxOption,
-    input::{AppArmor, CgroupLayout, Selinux, SwapLimits},
+    input::{AppArmor, CgroupLayout, SwapLimits},
     seccomp::{Arch, KernelVersion},
 };
 
-use crate::{Config, OpenError, user_namespace};
+use crate::{Config, OpenError, selinux, user_namespace};
 
 /// The most that is read of a file of the kernel's, in bytes.
 const KERNEL_FILE_MAX_BYTES: u64 = 1 << 20;
@@ -55,7 +54,7 @@ impl Node {
             kernel: kernel(),
             // Profiles come and go: each container's plan gets its own.
             apparmor: AppArmor::Absent,
-            selinux: selinux(),
+            selinux: selinux::look(),
             thermal_throttle_cpus: thermal_throttle_cpus(),
         };
         let own = read("/proc/self/oom_score_adj").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -164,20 +163,6 @@ fn parse_kernel(release: &str) -> KernelVersion {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
     let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     KernelVersion { major, minor }
-}
-
-fn selinux() -> Selinux {
-    if !Path::new("/sys/fs/selinux/enforce").exists() {
-        return Selinux::Absent;
-    }
-    // container-selinux's type for containers; every policy that has containers has it.
-    let process_default = SelinuxOption {
-        user: "system_u".to_owned(),
-        role: "system_r".to_owned(),
-        type_: "container_t".to_owned(),
-        level: "s0".to_owned(),
-    };
-    Selinux::Enabled { process_default }
 }
 
 fn thermal_throttle_cpus() -> u32 {

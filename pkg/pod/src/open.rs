@@ -51,6 +51,7 @@ use crate::{
     record::{self, ContainerPhase, ContainerRecord, PodPhase, PodRecord},
     run::connect,
     scope::Scopes,
+    selinux::Levels,
     shim::{
         Shim, ShimError,
         program::{ShimProcess, ShimProgram},
@@ -121,6 +122,7 @@ impl Pods {
             shim_program,
             programs: Programs::default(),
             host: Host::default(),
+            levels: Levels::default(),
             names: Names::default(),
             catalog: Catalog::default(),
             events: Events::default(),
@@ -149,7 +151,14 @@ async fn take_over(shared: &Arc<Shared>, records: Records) {
         let (unfinished, containers) = hold_all(shared, containers);
         let (debris, holding) = (Arc::clone(&debris), holding.clone());
         let wanted = LetGo { unfinished, debris, unrecorded: Vec::new(), holding };
-        adopting.spawn(adopt(Arc::clone(shared), record, containers, wanted));
+        // So are SELinux levels, before a new pod can be given one.
+        let level = record.selinux_level.as_deref().map(|level| shared.levels.reserve(level));
+        let adopted = adopt(Arc::clone(shared), record, containers, wanted);
+        adopting.spawn(async move {
+            adopted.await;
+            // By now it is the owner's, if there is one.
+            drop(level);
+        });
     }
     drop(holding);
     let all = async { while adopting.join_next().await.is_some() {} };

@@ -38,6 +38,7 @@ use crate::{
     event::EventKind,
     pods::Shared,
     record::PodRecord,
+    selinux::Level,
     shim::{Shim, ShimEvent, program::ShimProcess},
 };
 use container::Container;
@@ -125,6 +126,7 @@ pub(crate) struct Owner {
     /// Being made, by name and attempt.
     creations: HashMap<(String, u32), create::Creation>,
     removals: Vec<Reply<RemovePodError>>,
+    _selinux_level: Option<Level>,
     work: FuturesUnordered<BoxFuture<'static, Step>>,
     /// The pod is removed.
     ended: bool,
@@ -136,6 +138,7 @@ impl Owner {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let mut owner = Owner {
             id: seed.record.id.clone(),
+            _selinux_level: seed.record.selinux_level.as_deref().map(|level| shared.levels.reserve(level)),
             config: Arc::new(seed.record.config.clone()),
             phase: Phase::of_record(seed.record.phase),
             record: seed.record,

@@ -25,6 +25,7 @@ use crate::{
     owner::{Asked, Command, PodHandle},
     profile::Programs,
     scope::{Hold, Scopes},
+    selinux::Levels,
     shim::program::ShimProgram,
     trash::Trash,
     usage::UsageReaders,
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) shim_program: ShimProgram,
     pub(crate) programs: Programs,
     pub(crate) host: Host,
+    /// SELinux levels of pods.
+    pub(crate) levels: Levels,
     pub(crate) names: Names,
     pub(crate) catalog: Catalog,
     pub(crate) events: Events,

@@ -41,6 +41,9 @@ pub(crate) struct PodRecord {
     pub(crate) netns: Option<PathBuf>,
     /// The shim's process in that boot.
     pub(crate) shim_pid: Option<i32>,
+    /// What the pod asked for or was given; absent where SELinux is off.
+    #[serde(default)]
+    pub(crate) selinux_level: Option<String>,
 }
 
 /// How far a pod is.
@@ -169,6 +172,7 @@ impl PodRecord {
             ips: Vec::new(),
             netns: None,
             shim_pid: None,
+            selinux_level: None,
         }
     }
 }

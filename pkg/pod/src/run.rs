@@ -32,6 +32,7 @@ use carpel_spec::{
     config::{IdMappings, PodOrNode, Protocol, SandboxConfig, UserMode},
     input::UnprivilegedNetwork,
     resolv_conf,
+    selinux::{self, Labels},
 };
 use carpel_sys::userns::Namespaces;
 use futures::FutureExt;
@@ -46,6 +47,7 @@ use crate::{
     owner::{FirstWord, Link, Owner, Seed},
     pods::Shared,
     record::{self, PodPhase, PodRecord},
+    selinux::{self as policy, Level},
     shim::{
         Shim, ShimError,
         program::{ShimProcess, StartShimError},
@@ -112,7 +114,7 @@ impl Drop for NameGuard<'_> {
 }
 
 /// What is known about a pod when its sandbox is planned.
-pub(crate) fn pod_facts(shared: &Shared, id: &PodId) -> PodFacts {
+pub(crate) fn pod_facts(shared: &Shared, id: &PodId, selinux: Labels) -> PodFacts {
     PodFacts {
         pod_id: id.to_string(),
         pod_dir: shared.layout.pod_dir(id).display().to_string(),
@@ -120,6 +122,7 @@ pub(crate) fn pod_facts(shared: &Shared, id: &PodId) -> PodFacts {
         shim_cgroup: shared.config.shim_cgroup.clone(),
         shim_oom_score_adj: shared.node.shim_oom_score_adj,
         unprivileged: UnprivilegedNetwork::PortsAndPing,
+        selinux,
     }
 }
 
@@ -130,6 +133,15 @@ async fn run(shared: Arc<Shared>, id: PodId, config: Arc<SandboxConfig>) -> Resu
     equipped.set_up().instrument(info_span!("set_up")).await
 }
 
+/// The SELinux level that a pod asks for, or one of its own.
+fn choose_level(shared: &Shared, id: &PodId, config: &SandboxConfig) -> Result<Option<Level>, RunError> {
+    if let Some(asked) = selinux::asked_level(config) {
+        return Ok(Some(shared.levels.reserve(asked)));
+    }
+    let chosen = shared.levels.choose(&shared.node.facts.selinux);
+    chosen.map_err(|source| RunError::SelinuxLevel { id: id.clone(), source: Arc::new(source) })
+}
+
 /// It can be made. Nothing was changed.
 struct Reserved {
     shared: Arc<Shared>,
@@ -138,6 +150,8 @@ struct Reserved {
     plan: SandboxPlan,
     sysctls: Vec<(String, String)>,
     record: PodRecord,
+    /// Until the owner has it.
+    _level: Option<Level>,
 }
 
 /// The record that it is being made is on disk, and its folder with the shim's socket.
@@ -176,7 +190,10 @@ impl From<Namespaces> for OwnNamespaces {
 impl Reserved {
     fn plan(shared: Arc<Shared>, id: PodId, config: Arc<SandboxConfig>) -> Result<Reserved, RunError> {
         let refused = |err: PlanError| RunError::Plan { id: id.clone(), source: Arc::new(err) };
-        let facts = pod_facts(&shared, &id);
+        let level = choose_level(&shared, &id, &config)?;
+        let selinux = &shared.node.facts.selinux;
+        let labels = selinux::of_pod(&config, selinux, level.as_ref().map(Level::as_str)).map_err(refused)?;
+        let facts = pod_facts(&shared, &id, labels);
         let plan = carpel_spec::sandbox_plan(&config, &facts).map_err(refused)?;
         let sysctls = carpel_spec::network_sysctls(&config, &facts).map_err(refused)?;
         // A parent that no container can be put below is refused here already.
@@ -184,13 +201,15 @@ impl Reserved {
             .map_err(refused)?;
         let sysctls = sysctls.into_iter().map(|sysctl| (sysctl.key, sysctl.value)).collect();
         let boot_id = shared.node.boot_id.clone();
-        let record = PodRecord::new(id.clone(), boot_id, shared.clock.next_ns(), (*config).clone());
-        Ok(Reserved { shared, id, config, plan, sysctls, record })
+        let mut record = PodRecord::new(id.clone(), boot_id, shared.clock.next_ns(), (*config).clone());
+        record.selinux_level = level.as_ref().map(|level| level.as_str().to_owned());
+        Ok(Reserved { shared, id, config, plan, sysctls, record, _level: level })
     }
 
     async fn record(self) -> Result<Recorded, RunError> {
         let id = self.id.clone();
         let done = tokio::task::spawn_blocking(move || {
+            self.check_labels()?;
             let path = self.shared.layout.pod_record(&self.id);
             let written = record::write(&path, &self.record);
             let step = written
@@ -210,15 +229,27 @@ impl Reserved {
         done.await.unwrap_or(Err(RunError::BrokenOff(id)))
     }
 
+    /// Refuses labels that the policy does not know.
+    fn check_labels(&self) -> Result<(), RunError> {
+        [&self.plan.process_label, &self.plan.mount_label].into_iter().try_for_each(|label| {
+            policy::check(label).map_err(|source| RunError::SelinuxLabel {
+                id: self.id.clone(),
+                label: label.clone(),
+                source: Arc::new(source),
+            })
+        })
+    }
+
     fn make_files(&self) -> Result<(UnixListener, UnixStream, File), FileError> {
         let layout = &self.shared.layout;
         let folder = layout.pod_dir(&self.id);
         make_private_dir(&folder)?;
         let resolv = resolv_conf::render(self.config.dns.as_ref(), &node::host_resolv_conf());
-        write(&layout.resolv_conf(&self.id), &resolv, &self.config)?;
+        let label = selinux::shared(&self.plan.mount_label);
+        write(&layout.resolv_conf(&self.id), &resolv, &label, &self.config)?;
         let host = node::hostname();
         let hostname = carpel_spec::effective_hostname(&self.config, &host);
-        write(&layout.hostname(&self.id), &resolv_conf::hostname_file(hostname), &self.config)?;
+        write(&layout.hostname(&self.id), &resolv_conf::hostname_file(hostname), &label, &self.config)?;
         let socket_path = layout.socket(&self.id);
         let failed = |source| FileError { action: "listen on", path: socket_path.clone(), source };
         let (listener, socket) = listen(&folder).map_err(failed)?;
@@ -402,12 +433,13 @@ impl Equipped {
     }
 }
 
-/// Writes a file that containers see; it is their root's, whoever that is.
-fn write(path: &Path, content: &str, config: &SandboxConfig) -> Result<(), FileError> {
+/// Writes a file that containers see; it is their root's, whoever that is, and has that SELinux label.
+fn write(path: &Path, content: &str, label: &str, config: &SandboxConfig) -> Result<(), FileError> {
     let failed = |source| FileError { action: "write", path: path.to_owned(), source };
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path).map_err(failed)?;
     io::Write::write_all(&mut file, content.as_bytes()).map_err(failed)?;
+    policy::set(&file, label).map_err(failed)?;
     match config.namespaces.user.mappings() {
         None => Ok(()),
         Some(IdMappings { uids, gids }) => {

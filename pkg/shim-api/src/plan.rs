@@ -47,6 +47,12 @@ pub struct SandboxPlan {
     /// namespace's alone.
     #[prost(message, optional, tag = "11")]
     pub id_mappings: Option<IdMappings>,
+    /// SELinux label of the pod's `/dev/shm`; empty: none.
+    #[prost(string, tag = "12")]
+    pub mount_label: String,
+    /// SELinux label of the micro-init; empty: the shim's.
+    #[prost(string, tag = "13")]
+    pub process_label: String,
 }
 
 /// The ids of a user namespace, in each case from 0 on.
@@ -123,6 +129,10 @@ pub struct ContainerPlan {
     /// of the container's own: the shim knows where it is.
     #[prost(bool, tag = "12")]
     pub pod_shm: bool,
+    /// SELinux label of all files in what is mounted for this container alone: the root file system, image
+    /// volumes, new file systems that can have one. Empty: as the file systems themselves say.
+    #[prost(string, tag = "13")]
+    pub mount_label: String,
 }
 
 /// Which PID namespace a container's processes live in. CRI `NamespaceMode`.
@@ -185,6 +195,9 @@ pub struct MountPlan {
     /// and what is made for the container always do.
     #[prost(bool, tag = "10")]
     pub idmapped: bool,
+    /// Of a bind mount: its files are given [`ContainerPlan::mount_label`] for good.
+    #[prost(bool, tag = "11")]
+    pub relabel: bool,
 }
 
 /// The kinds of [`MountPlan`].

@@ -8,7 +8,7 @@ use crate::config::{IdRange, PidMode, RunAs, Terminal, UserMode};
 use crate::error::PlanError;
 use crate::input::ContainerInput;
 use crate::mounts::Mounts;
-use crate::{cgroup, devices, mounts, path, process, resources, security, signal, user};
+use crate::{cgroup, devices, mounts, path, process, resources, security, selinux, signal, user};
 
 /// The longest id of a target container, in bytes.
 const ID_MAX_BYTES: usize = 64;
@@ -42,9 +42,10 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
     check_user_namespace(input)?;
     let (pid_namespace, pid_target) = pid_namespace(input)?;
     let devices = devices::plan_devices(input)?;
+    let labels = selinux::of_container(input)?;
     let Mounts { mounts, rootfs_propagation, pod_shm } = mounts::plan_mounts(input)?;
     let plan = ContainerPlan {
-        process: process_plan(input)?,
+        process: process_plan(input, labels.process)?,
         rootfs: rootfs(input)?,
         mounts,
         pid_namespace: pid_namespace.into(),
@@ -57,6 +58,7 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
         devices: devices.nodes,
         rootfs_propagation: rootfs_propagation.into(),
         pod_shm,
+        mount_label: labels.mount,
     };
     let bytes = plan.encoded_len();
     if bytes > PLAN_MAX_BYTES {
@@ -91,7 +93,7 @@ fn check_user_namespace(input: &ContainerInput<'_>) -> Result<(), PlanError> {
     groups.try_for_each(|gid| check("supplemental group", mappings.gids, *gid))
 }
 
-fn process_plan(input: &ContainerInput<'_>) -> Result<ProcessPlan, PlanError> {
+fn process_plan(input: &ContainerInput<'_>, label: String) -> Result<ProcessPlan, PlanError> {
     let config = input.config;
     let seccomp = security::seccomp(input)?;
     Ok(ProcessPlan {
@@ -106,7 +108,7 @@ fn process_plan(input: &ContainerInput<'_>) -> Result<ProcessPlan, PlanError> {
         seccomp_flags: seccomp.as_ref().map_or(0, |program| program.flags),
         seccomp_bpf: seccomp.map(|program| program.to_ne_bytes()).unwrap_or_default(),
         apparmor_profile: security::apparmor_profile(&config.security, input.node)?,
-        selinux_label: security::selinux_label(&config.security, input.node)?,
+        selinux_label: label,
         terminal: config.terminal == Terminal::Pty,
         umask: None,
     })

@@ -211,8 +211,11 @@ pub enum PlanError {
         /// As given.
         profile: String,
     },
+    /// A label was asked for that no policy can allow.
+    #[error("an SELinux label was asked for, but the policy of this node knows nothing of containers")]
+    SelinuxWithoutContainers,
     /// A part of an SELinux label.
-    #[error("SELinux {part} {value:?} contains a character that a label cannot have")]
+    #[error("SELinux {part} {value:?} cannot be part of a label")]
     SelinuxPart {
         /// Which.
         part: &'static str,

@@ -8,6 +8,7 @@ use carpel_shim_api::plan::Rlimit;
 
 use crate::config::{ContainerConfig, SandboxConfig, SelinuxOption};
 use crate::seccomp::{Arch, BpfProgram, KernelVersion};
+use crate::selinux::Labels;
 
 /// What is known about a pod when its sandbox is planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct PodFacts {
     pub shim_oom_score_adj: i32,
     /// What processes of a pod network of its own may do without privilege.
     pub unprivileged: UnprivilegedNetwork,
+    /// See [`crate::selinux::of_pod`].
+    pub selinux: Labels,
 }
 
 /// What an unprivileged process may do in a pod's own network namespace.
@@ -67,6 +70,8 @@ pub struct ContainerInput<'a> {
     pub image: &'a ImageConfig,
     /// Its id, 64 lower-case hex digits.
     pub container_id: &'a str,
+    /// The SELinux level that was chosen for the pod, if one was.
+    pub selinux_level: Option<&'a str>,
     /// The host name that the container sees: see [`crate::effective_hostname`].
     pub hostname: &'a str,
     /// Its root file system's parts.
@@ -233,9 +238,19 @@ pub enum AppArmor {
 pub enum Selinux {
     /// The kernel has none, or it is off.
     Absent,
+    /// It is on, and its policy knows nothing of containers: they run as whatever starts them.
+    WithoutContainers,
     /// It is on.
-    Enabled {
-        /// Parts for which a container gives none; the level is the pod's own.
-        process_default: SelinuxOption,
-    },
+    Enabled(Box<SelinuxContexts>),
+}
+
+/// Parts of labels for which nobody gives any; categories are the pod's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelinuxContexts {
+    /// Of processes; without a level where the policy has none (no MLS, no MCS).
+    pub process: SelinuxOption,
+    /// Of files.
+    pub file: SelinuxOption,
+    /// Of processes of privileged containers; absent where the policy knows no such type.
+    pub privileged: Option<SelinuxOption>,
 }

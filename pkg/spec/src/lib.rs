@@ -34,6 +34,7 @@ mod runtime_spec;
 mod sandbox;
 pub mod seccomp;
 mod security;
+pub mod selinux;
 pub mod signal;
 pub mod sysctl;
 mod user;

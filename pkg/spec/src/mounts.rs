@@ -194,6 +194,7 @@ fn client_mount(
         propagation: propagation(config.propagation).into(),
         optional: false,
         idmapped: config.id_mappings.is_some(),
+        relabel: config.selinux_relabel,
     })
 }
 
@@ -225,6 +226,7 @@ fn image_mount(
         propagation: Propagation::Private.into(),
         optional: false,
         idmapped: false,
+        relabel: false,
     })
 }
 
@@ -267,6 +269,7 @@ fn filesystem(destination: &str, fs_type: &str, options: &[&str], attributes: u6
         propagation: Propagation::Inherit.into(),
         optional: false,
         idmapped: false,
+        relabel: false,
     }
 }
 
@@ -280,5 +283,6 @@ fn bind(destination: &str, source: &str, attributes: u64) -> MountPlan {
         propagation: Propagation::Private.into(),
         optional: false,
         idmapped: false,
+        relabel: false,
     }
 }

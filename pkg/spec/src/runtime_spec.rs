@@ -238,6 +238,7 @@ fn linux(plan: &ContainerPlan, sandbox: &SandboxPlan, facts: RuntimeSpecFacts<'_
         .set_cgroups_path(Some(plan.cgroup.path.clone().into()))
         .set_resources(Some(resources(&plan.cgroup)))
         .set_rootfs_propagation(propagation)
+        .set_mount_label(Some(plan.mount_label.clone()).filter(|label| !label.is_empty()))
         .set_masked_paths(Some(plan.masked_paths.clone()))
         .set_readonly_paths(Some(plan.readonly_paths.clone()))
         .set_sysctl(Some(sysctl).filter(|sysctl| !sysctl.is_empty()))

@@ -40,6 +40,8 @@ pub fn sandbox_plan(config: &SandboxConfig, facts: &PodFacts) -> Result<SandboxP
         shim_cgroup: facts.shim_cgroup.clone(),
         shim_oom_score_adj: facts.shim_oom_score_adj,
         id_mappings,
+        mount_label: facts.selinux.mount.clone(),
+        process_label: facts.selinux.process.clone(),
     })
 }
 

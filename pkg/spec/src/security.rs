@@ -1,10 +1,10 @@
-//! What keeps a container in: capabilities, seccomp, AppArmor, SELinux, hidden paths.
+//! What keeps a container in: capabilities, seccomp, AppArmor, hidden paths.
 
 use carpel_shim_api::plan::Capabilities;
 
-use crate::config::{ContainerSecurity, SecurityProfile, SelinuxOption};
+use crate::config::{ContainerSecurity, SecurityProfile};
 use crate::error::PlanError;
-use crate::input::{AppArmor, ContainerInput, NodeFacts, SeccompInput, Selinux};
+use crate::input::{AppArmor, ContainerInput, NodeFacts, SeccompInput};
 use crate::seccomp::{self, BpfProgram, Profile};
 use crate::{capability, path};
 
@@ -124,42 +124,6 @@ pub(crate) fn apparmor_profile(security: &ContainerSecurity, node: &NodeFacts) -
         return Err(PlanError::AppArmorNotLoaded { profile: profile.clone() });
     }
     Ok(profile.clone())
-}
-
-/// The SELinux label of the process; empty: none. A label means nothing to a kernel without SELinux
-/// and is passed over there, as Kubernetes documents `seLinuxOptions`.
-pub(crate) fn selinux_label(security: &ContainerSecurity, node: &NodeFacts) -> Result<String, PlanError> {
-    let asked = security.selinux.clone().unwrap_or_default();
-    check_selinux(&asked)?;
-    let Selinux::Enabled { process_default } = &node.selinux else { return Ok(String::new()) };
-    if security.privileged && security.selinux.is_none() {
-        return Ok(String::new());
-    }
-    let either =
-        |asked: &str, default: &str| if asked.is_empty() { default.to_owned() } else { asked.to_owned() };
-    let label = [
-        either(&asked.user, &process_default.user),
-        either(&asked.role, &process_default.role),
-        either(&asked.type_, &process_default.type_),
-        either(&asked.level, &process_default.level),
-    ];
-    Ok(label.join(":"))
-}
-
-fn check_selinux(label: &SelinuxOption) -> Result<(), PlanError> {
-    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    let level = |c: char| word(c) || matches!(c, ':' | ',');
-    for (part, value, ok) in [
-        ("user", &label.user, label.user.chars().all(word)),
-        ("role", &label.role, label.role.chars().all(word)),
-        ("type", &label.type_, label.type_.chars().all(word)),
-        ("level", &label.level, label.level.chars().all(level)),
-    ] {
-        if !ok || value.len() > 255 {
-            return Err(PlanError::SelinuxPart { part, value: value.clone() });
-        }
-    }
-    Ok(())
 }
 
 /// Hidden paths: those asked for and ours. None where nothing at all was asked for, which is how CRI

@@ -5,3 +5,4 @@ mod fixture;
 mod golden;
 mod properties;
 mod rules;
+mod selinux;

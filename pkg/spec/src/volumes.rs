@@ -50,5 +50,6 @@ fn onto_itself(path: String) -> MountPlan {
         propagation: Propagation::Private.into(),
         optional: false,
         idmapped: false,
+        relabel: false,
     }
 }

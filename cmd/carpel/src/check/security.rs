@@ -1,6 +1,6 @@
 //! Seccomp and the security modules.
 
-use std::path::Path;
+use std::{fs::File, io::Write, path::Path};
 
 use super::finding::{Finding, read};
 
@@ -45,6 +45,15 @@ fn apparmor() -> Finding {
 
 fn selinux() -> Finding {
     let name = "SELinux";
+    // Takes a label that the policy knows.
+    let file = File::options().write(true).open("/sys/fs/selinux/context");
+    if file.is_ok_and(|mut file| file.write_all(b"system_u:object_r:container_file_t:s0").is_err()) {
+        return Finding::warning(
+            name,
+            "on, and its policy does not know containers' files",
+            "containers may get no labels and run as carpeld does: install the package container-selinux",
+        );
+    }
     match read("/sys/fs/selinux/enforce").as_deref() {
         None => Finding::ok(name, "not on"),
         Some("0") => Finding::ok(name, "permissive"),

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use crate::label::{self, RelabelError};
 use crate::mountinfo::{Mount, fs_type_of};
 use crate::sandbox::user_namespace::UserNamespace;
 
@@ -32,6 +33,8 @@ pub(crate) enum BindError {
     },
     #[error("the source {path} is on the host's mount {point}, which is not {wanted}")]
     Propagation { path: String, point: String, wanted: &'static str },
+    #[error(transparent)]
+    Relabel(RelabelError),
     #[error("set the propagation of {path}")]
     SetPropagation {
         path: String,
@@ -51,10 +54,11 @@ pub(crate) enum BindError {
 }
 
 /// Clones a source. Symbolic links in its path are the host's and are followed. `host` is read if the
-/// mount asks for propagation.
+/// mount asks for propagation, `label` if it asks for that.
 pub(crate) fn prepare(
     mount: &MountPlan,
     source: &BindSource,
+    label: &str,
     host: &[Mount],
     user_namespace: Option<&UserNamespace>,
 ) -> Result<OwnedFd, BindError> {
@@ -71,6 +75,9 @@ pub(crate) fn prepare(
         }
         other => other.map_err(named)?,
     };
+    if mount.relabel && !label.is_empty() {
+        label::relabel(clone.as_fd(), path, label).map_err(BindError::Relabel)?;
+    }
     if mount.idmapped {
         let user_namespace =
             user_namespace.ok_or_else(|| BindError::NoUserNamespace { path: path.to_owned() })?;

@@ -7,13 +7,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use carpel_shim_api::plan::MountPlan;
+use carpel_shim_api::plan::{FilesystemSource, MountPlan};
 use carpel_sys::mount::{ATTR_RDONLY, AttrChange, set_attr};
 use rustix::fs::symlinkat;
 use rustix::io::Errno;
 
 use crate::mountinfo::Mount;
-use crate::mounts::filesystem::{FilesystemError, make_named};
+use crate::mounts::filesystem::{self, FilesystemError, make_named};
 use crate::root::{Absent, ensure_beneath};
 use crate::sandbox::mounts::attach;
 
@@ -103,10 +103,12 @@ fn identity(mount: &Mount) -> Vec<String> {
     options
 }
 
-/// Mounts the tree at `target`; gives the tree's own mount.
+/// Mounts the tree at `target`; gives the tree's own mount. What is made for it alone has that SELinux label,
+/// unless it is empty.
 pub(crate) fn mount(
     hierarchies: &Hierarchies,
     plan: &MountPlan,
+    label: &str,
     target: BorrowedFd<'_>,
 ) -> Result<OwnedFd, CgroupMountError> {
     let several = match hierarchies {
@@ -119,8 +121,9 @@ pub(crate) fn mount(
         Hierarchies::Several(several) => several,
     };
     let attributes = plan.attributes | plan.attributes_recursive;
-    let options = ["mode=755", "size=64k"].into_iter();
-    let tree = make_named("tmpfs", options).map_err(CgroupMountError::Tree)?;
+    let options = ["mode=755", "size=64k"].map(str::to_owned).to_vec();
+    let tree = FilesystemSource { fs_type: "tmpfs".to_owned(), options };
+    let tree = filesystem::make(&tree, label).map_err(CgroupMountError::Tree)?;
     attach(tree.as_fd(), target).map_err(CgroupMountError::AttachTree)?;
     for hierarchy in several {
         let name = || hierarchy.name.clone();

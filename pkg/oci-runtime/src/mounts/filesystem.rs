@@ -9,6 +9,8 @@ use rustix::mount::{
     fsmount, fsopen,
 };
 
+use crate::label;
+
 /// Why a file system was not made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FilesystemError {
@@ -25,6 +27,12 @@ pub(crate) enum FilesystemError {
         #[source]
         source: Errno,
     },
+    #[error("label the root of a {fs_type}")]
+    Label {
+        fs_type: String,
+        #[source]
+        source: Errno,
+    },
     #[error("make a {fs_type}")]
     Make {
         fs_type: String,
@@ -33,10 +41,22 @@ pub(crate) enum FilesystemError {
     },
 }
 
-/// Makes one, attached nowhere. What it shows is of this process's namespaces.
-pub(crate) fn make(source: &FilesystemSource) -> Result<OwnedFd, FilesystemError> {
-    let options = source.options.iter().map(String::as_str);
-    make_named(&source.fs_type, options)
+/// Makes one, attached nowhere. What it shows is of this process's namespaces. Its files have that SELinux
+/// label, unless it is empty or the kernel says itself how they are labelled (proc, sysfs, cgroup).
+pub(crate) fn make(source: &FilesystemSource, label: &str) -> Result<OwnedFd, FilesystemError> {
+    let fs_type = source.fs_type.as_str();
+    let context = match fs_type {
+        "tmpfs" | "devpts" if !label.is_empty() => Some(format!("context={label}")),
+        _ => None,
+    };
+    let options = source.options.iter().map(String::as_str).chain(context.as_deref());
+    let mount = make_named(fs_type, options)?;
+    // The IPC namespace has made it already: it is too late for an option.
+    if fs_type == "mqueue" && !label.is_empty() {
+        label::set_on_root(mount.as_fd(), label)
+            .map_err(|source| FilesystemError::Label { fs_type: fs_type.to_owned(), source })?;
+    }
+    Ok(mount)
 }
 
 pub(crate) fn make_named<'a>(

@@ -10,6 +10,8 @@ const APPARMOR: &str = "/proc/thread-self/attr/apparmor/exec";
 /// Where it was before other modules could be stacked with AppArmor (Linux 5.8).
 const APPARMOR_ALONE: &str = "/proc/thread-self/attr/exec";
 const SELINUX: &str = "/proc/thread-self/attr/exec";
+/// Of keys and keyrings that are made from then on; a kernel without keys has no such file.
+const SELINUX_KEYS: &str = "/proc/thread-self/attr/keycreate";
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 
 /// Why a process's security is not as asked.
@@ -21,7 +23,7 @@ pub(crate) enum SecurityError {
         #[source]
         source: Errno,
     },
-    #[error("change to SELinux label {label:?} on exec")]
+    #[error("change to SELinux label {label:?} on exec, and give it to keys")]
     Selinux {
         label: String,
         #[source]
@@ -51,7 +53,8 @@ fn write(path: &str, text: &str) -> Result<(), Errno> {
     rustix::io::write(&file, text.as_bytes()).map(|_| ())
 }
 
-/// Asks for the labels. They take effect at execve, and are kept over all that comes before it.
+/// Asks for the labels. They take effect at execve, and are kept over all that comes before it; keys made
+/// until then, the session keyring above all, have the coming label already.
 pub(crate) fn label(plan: &ProcessPlan) -> Result<(), SecurityError> {
     if !plan.apparmor_profile.is_empty() {
         let text = format!("exec {}", plan.apparmor_profile);
@@ -63,8 +66,13 @@ pub(crate) fn label(plan: &ProcessPlan) -> Result<(), SecurityError> {
             .map_err(|source| SecurityError::AppArmor { profile: plan.apparmor_profile.clone(), source })?;
     }
     if !plan.selinux_label.is_empty() {
-        write(SELINUX, &plan.selinux_label)
-            .map_err(|source| SecurityError::Selinux { label: plan.selinux_label.clone(), source })?;
+        let written = write(SELINUX, &plan.selinux_label).and_then(|()| {
+            match write(SELINUX_KEYS, &plan.selinux_label) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(errno) => Err(errno),
+            }
+        });
+        written.map_err(|source| SecurityError::Selinux { label: plan.selinux_label.clone(), source })?;
     }
     Ok(())
 }

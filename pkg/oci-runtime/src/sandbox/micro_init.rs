@@ -5,11 +5,12 @@
 //! them and sleeps for ever: it never wakes up and keeps a few pages of memory. Containers of the pod
 //! see it, so it is nobody, in an empty read-only root, and cannot be traced.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use carpel_sys::clone::{CloneRequest, InChild, Process, SingleThreaded, clone_process};
 use carpel_sys::signal;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, open, openat};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::set_name;
@@ -28,6 +29,9 @@ const FAILED_STATUS: i32 = 1;
 /// Why there is no micro-init.
 #[derive(Debug, thiserror::Error)]
 pub enum MicroInitError {
+    /// The host's procfs is not there.
+    #[error("open /proc for its label")]
+    Proc(#[source] Errno),
     /// No socket to it.
     #[error("make the socket to it")]
     Socket(#[source] Errno),
@@ -45,18 +49,48 @@ pub enum MicroInitError {
     Report(#[source] ReadError),
 }
 
+/// Its change to the SELinux label of the pod, which is the last that it does: containers of the pod that see
+/// it may then read of it what they may of each other.
+struct Relabel<'a> {
+    label: &'a str,
+    /// The host's procfs, which is out of reach by its path then; absent if there is no label.
+    proc: Option<OwnedFd>,
+}
+
+impl<'a> Relabel<'a> {
+    fn prepare(label: &'a str) -> Result<Self, Errno> {
+        let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = if label.is_empty() { None } else { Some(open("/proc", dir, Mode::empty())?) };
+        Ok(Self { label, proc })
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.proc.as_ref().map(OwnedFd::as_fd)
+    }
+
+    fn carry_out(&self) {
+        let Some(proc) = &self.proc else { return };
+        let file = openat(proc, "thread-self/attr/current", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        // A policy may let no process change without an execve: then it stays what the shim is, and is seen less.
+        let _as_far_as_allowed = file.and_then(|file| rustix::io::write(&file, self.label.as_bytes()));
+    }
+}
+
 /// Starts it and waits until it is ready, which takes a few system calls.
 pub(crate) fn start(
     alone: &SingleThreaded,
     mounts: &PodMounts,
+    label: &str,
     user: Option<&UserNamespace>,
 ) -> Result<Process, MicroInitError> {
+    let relabel = Relabel::prepare(label).map_err(MicroInitError::Proc)?;
     let (sync, theirs) = report::pair().map_err(MicroInitError::Socket)?;
     let request = CloneRequest { new_pid_namespace: user.is_none(), ..CloneRequest::default() };
     let process = match user {
-        None => clone_process(alone, &request, |child| run(child, mounts, theirs.as_fd())),
+        None => clone_process(alone, &request, |child| run(child, mounts, &relabel, theirs.as_fd())),
         Some(user) => {
-            clone_process(alone, &request, |child| hand_over(child, alone, user, mounts, theirs.as_fd()))
+            let hand_over = |child: &_| hand_over(child, alone, user, mounts, &relabel, theirs.as_fd());
+            clone_process(alone, &request, hand_over)
         }
     };
     let mut process = process.map_err(MicroInitError::Clone)?;
@@ -104,9 +138,10 @@ fn hand_over(
     alone: &SingleThreaded,
     user: &UserNamespace,
     mounts: &PodMounts,
+    relabel: &Relabel<'_>,
     sync: BorrowedFd<'_>,
 ) -> i32 {
-    let keep: Vec<BorrowedFd<'_>> = mounts.fds().chain([sync, user.fd()]).collect();
+    let keep: Vec<BorrowedFd<'_>> = mounts.fds().chain([sync, user.fd()]).chain(relabel.fd()).collect();
     child.close_all_but(&keep);
     let nobody = user.nobody(NOBODY);
     let handed_over = child::end_with_parent(sync)
@@ -115,8 +150,9 @@ fn hand_over(
         .and_then(|()| child::end_with_parent(sync))
         .and_then(|()| {
             child::continue_as_sibling(alone, sync, |child| {
-                child.close_all_but(&[sync]);
-                become_init(child, sync, || prepare(nobody, sync))
+                let keep: Vec<BorrowedFd<'_>> = relabel.fd().into_iter().chain([sync]).collect();
+                child.close_all_but(&keep);
+                become_init(child, relabel, sync, || prepare(nobody, sync))
             })
         });
     match handed_over {
@@ -128,10 +164,10 @@ fn hand_over(
     }
 }
 
-fn run(child: &InChild, mounts: &PodMounts, sync: BorrowedFd<'_>) -> i32 {
-    let keep: Vec<BorrowedFd<'_>> = mounts.fds().chain([sync]).collect();
+fn run(child: &InChild, mounts: &PodMounts, relabel: &Relabel<'_>, sync: BorrowedFd<'_>) -> i32 {
+    let keep: Vec<BorrowedFd<'_>> = mounts.fds().chain([sync]).chain(relabel.fd()).collect();
     child.close_all_but(&keep);
-    become_init(child, sync, || {
+    become_init(child, relabel, sync, || {
         mounts.join().map_err(ChildError::PodMounts)?;
         prepare(NOBODY, sync)
     })
@@ -139,11 +175,13 @@ fn run(child: &InChild, mounts: &PodMounts, sync: BorrowedFd<'_>) -> i32 {
 
 fn become_init(
     child: &InChild,
+    relabel: &Relabel<'_>,
     sync: BorrowedFd<'_>,
     prepare: impl FnOnce() -> Result<(), ChildError>,
 ) -> i32 {
     match prepare() {
         Ok(()) => {
+            relabel.carry_out();
             child.close_all_but(&[]);
             signal::ignore_child_exits();
             signal::pause_for_ever()

@@ -56,17 +56,19 @@ fn at(step: &'static str) -> impl FnOnce(Errno) -> PodMountsError {
 }
 
 impl PodMounts {
-    /// Makes it, with a `/dev/shm` of that size unless absent. The caller is back in its own mount
+    /// Makes it, with a `/dev/shm` of that size unless absent, whose files have that SELinux label unless it
+    /// is empty. The caller is back in its own mount
     /// namespace afterwards, its current folder the root.
     pub(crate) fn make(
         shm_size_bytes: Option<u64>,
+        label: &str,
         user: Option<&UserNamespace>,
     ) -> Result<Self, PodMountsError> {
         let dir = OFlags::RDONLY | OFlags::CLOEXEC;
         let host =
             open("/proc/self/ns/mnt", dir, Mode::empty()).map_err(at("open the host's mount namespace"))?;
         unshare(&[Kind::Mount]).map_err(at("unshare the mount namespace"))?;
-        let made = Self::make_in_copy(shm_size_bytes, user);
+        let made = Self::make_in_copy(shm_size_bytes, label, user);
         // Also on failure: the shim's answer is still to go out, and its paths are the host's.
         move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount))
             .map_err(at("come back to the host's mount namespace"))?;
@@ -75,6 +77,7 @@ impl PodMounts {
 
     fn make_in_copy(
         shm_size_bytes: Option<u64>,
+        label: &str,
         user: Option<&UserNamespace>,
     ) -> Result<Self, PodMountsError> {
         let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -92,7 +95,7 @@ impl PodMounts {
         let none = MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let root = tmpfs("carpel", "16k", "0755", None, none).map_err(at("make the root tmpfs"))?;
+        let root = tmpfs("carpel", "16k", "0755", "", None, none).map_err(at("make the root tmpfs"))?;
         let revealed = REVEALED.map(|(name, _)| name);
         let revealed: &[&str] = if user.is_some() { &revealed } else { &[] };
         for name in [ROOT_DIR, SHM_DIR].iter().chain(revealed).copied() {
@@ -111,8 +114,8 @@ impl PodMounts {
         let shm = match shm_size_bytes {
             None => None,
             Some(bytes) => {
-                let shm =
-                    tmpfs("shm", &bytes.to_string(), "1777", user, none).map_err(at("make the pod's shm"))?;
+                let shm = tmpfs("shm", &bytes.to_string(), "1777", label, user, none)
+                    .map_err(at("make the pod's shm"))?;
                 let target =
                     openat(&root, SHM_DIR, dir, Mode::empty()).map_err(at("open shm's mount point"))?;
                 attach(shm.as_fd(), target.as_fd()).map_err(at("mount the pod's shm"))?;
@@ -150,17 +153,22 @@ impl PodMounts {
     }
 }
 
-/// A new tmpfs, not attached anywhere, that belongs to this process's user or to a pod's root.
+/// A new tmpfs, not attached anywhere, that belongs to this process's user or to a pod's root. All of its
+/// files have that SELinux label, unless it is empty.
 pub(crate) fn tmpfs(
     source: &str,
     size: &str,
     mode: &str,
+    label: &str,
     user: Option<&UserNamespace>,
     attr: MountAttrFlags,
 ) -> Result<OwnedFd, Errno> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [("source", source), ("size", size), ("mode", mode)] {
         fsconfig_set_string(context.as_fd(), key, value)?;
+    }
+    if !label.is_empty() {
+        fsconfig_set_string(context.as_fd(), "context", label)?;
     }
     if let Some(user) = user {
         let (uid, gid) = user.root();

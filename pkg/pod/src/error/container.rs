@@ -87,6 +87,16 @@ pub enum CreateError {
         /// Why.
         source: Arc<AppArmorError>,
     },
+    /// It asks for an SELinux label that the node's policy does not know.
+    #[error("the SELinux policy does not take label {label:?} of container {name:?}")]
+    SelinuxLabel {
+        /// Name.
+        name: String,
+        /// What was asked for, and what completes it.
+        label: String,
+        /// The kernel's answer.
+        source: Arc<io::Error>,
+    },
     /// A mount's source or a device of the host is not usable.
     #[error("container {name:?} asks for what the host does not have")]
     Host {

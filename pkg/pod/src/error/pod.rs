@@ -50,6 +50,24 @@ pub enum RunError {
         /// Why.
         source: Cause,
     },
+    /// The pod got no SELinux level of its own.
+    #[error("choose an SELinux level for pod {id}")]
+    SelinuxLevel {
+        /// The pod.
+        id: PodId,
+        /// Why.
+        source: Arc<io::Error>,
+    },
+    /// The pod asks for an SELinux label that the node's policy does not know.
+    #[error("the SELinux policy does not take label {label:?} of pod {id}")]
+    SelinuxLabel {
+        /// The pod.
+        id: PodId,
+        /// What was asked for, and what completes it.
+        label: String,
+        /// The kernel's answer.
+        source: Arc<io::Error>,
+    },
     /// The pod got no user namespace.
     #[error("make the user namespace of pod {id}")]
     UserNamespace {

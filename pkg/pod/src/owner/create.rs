@@ -82,6 +82,7 @@ impl Owner {
             sandbox: Arc::clone(&self.config),
             shim: Arc::clone(shim),
             created_at_ns: self.shared.clock.next_ns(),
+            selinux_level: self.record.selinux_level.clone(),
             id,
             config: Arc::new(config),
         })

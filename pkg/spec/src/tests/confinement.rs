@@ -1,4 +1,4 @@
-//! What keeps a container in: hidden paths, seccomp, AppArmor, SELinux.
+//! What keeps a container in: hidden paths, seccomp, AppArmor.
 
 use carpel_shim_api::plan::ContainerPlan;
 
@@ -94,30 +94,5 @@ fn a_privileged_container_is_in_no_apparmor_profile() {
             });
             assert_eq!(planned.unwrap().process.apparmor_profile, "");
         }
-    }
-}
-
-#[test]
-fn selinux_labels_take_what_is_missing_from_the_pod() {
-    let part = |user: &str, type_: &str, level: &str| SelinuxOption {
-        user: user.into(),
-        role: String::new(),
-        type_: type_.into(),
-        level: level.into(),
-    };
-    let default = SelinuxOption { role: "system_r".into(), ..part("system_u", "container_t", "s0:c1,c2") };
-    let check = |asked: SelinuxOption, node: Selinux| {
-        plan(|fixture| {
-            fixture.config.security.selinux = Some(asked);
-            fixture.node.selinux = node;
-        })
-        .map(|plan| plan.process.selinux_label)
-    };
-    let enabled = || Selinux::Enabled { process_default: default.clone() };
-    assert_eq!(check(part("", "", ""), enabled()).unwrap(), "system_u:system_r:container_t:s0:c1,c2");
-    assert_eq!(check(part("", "spc_t", "s0"), enabled()).unwrap(), "system_u:system_r:spc_t:s0");
-    assert_eq!(check(part("", "spc_t", ""), Selinux::Absent).unwrap(), "");
-    for bad in [part("a:b", "", ""), part("", "x\n", ""), part("", "", "s0 s1")] {
-        assert!(check(bad, Selinux::Absent).is_err());
     }
 }

@@ -22,6 +22,7 @@ pub(super) struct Fixture {
     pub(super) devices: Vec<Vec<HostDevice>>,
     pub(super) host_devices: Vec<HostDevice>,
     pub(super) profile: Option<Vec<u8>>,
+    pub(super) selinux_level: Option<&'static str>,
     pub(super) node: NodeFacts,
 }
 
@@ -50,6 +51,7 @@ impl Fixture {
                 device("/dev/fuse", DeviceKind::Character, (10, 229)),
             ],
             profile: None,
+            selinux_level: None,
             node: node(),
         }
     }
@@ -60,6 +62,7 @@ impl Fixture {
             config: &self.config,
             image: &self.image,
             container_id: "c0ffee",
+            selinux_level: self.selinux_level,
             hostname: crate::effective_hostname(&self.sandbox, "node-1"),
             rootfs: &self.rootfs,
             pod_files: &self.pod_files,
@@ -174,6 +177,20 @@ fn node() -> NodeFacts {
 pub(super) fn apparmor() -> AppArmor {
     let loaded = BTreeSet::from(["carpel-default".to_owned(), "custom".to_owned()]);
     AppArmor::Enabled { default_profile: Some("carpel-default".into()), loaded }
+}
+
+pub(super) fn selinux() -> Selinux {
+    let label = |role: &str, type_: &str| SelinuxOption {
+        user: "system_u".into(),
+        role: role.into(),
+        type_: type_.into(),
+        level: "s0".into(),
+    };
+    Selinux::Enabled(Box::new(SelinuxContexts {
+        process: label("system_r", "container_t"),
+        file: label("object_r", "container_file_t"),
+        privileged: Some(label("system_r", "spc_t")),
+    }))
 }
 
 pub(super) fn mount(container_path: &str, host_path: &str) -> MountConfig {

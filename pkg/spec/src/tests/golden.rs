@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::fixture::{Fixture, apparmor, device, image_mount, mount, sandbox};
+use super::fixture::{Fixture, apparmor, device, image_mount, mount, sandbox, selinux};
 use crate::capability::CONTAINERD_DEFAULT;
 use crate::config::*;
 use crate::input::*;
 use crate::seccomp::{self, Arch, KernelVersion};
+use crate::selinux::Labels;
 use crate::{PlannedContainer, RuntimeSpecFacts, network_sysctls, runtime_spec_json, sandbox_plan};
 
 fn check(name: &str, text: &str) {
@@ -117,6 +118,15 @@ fn privileged_container_in_the_hosts_namespaces() {
     check("container-privileged.txt", &text(&fixture.plan().unwrap()));
 }
 
+#[test]
+fn container_on_a_node_with_selinux() {
+    let mut fixture = Fixture::new();
+    fixture.node.selinux = selinux();
+    fixture.selinux_level = Some("s0:c3,c7");
+    fixture.config.mounts.push(MountConfig { selinux_relabel: true, ..mount("/data", "/srv/data") });
+    check("container-selinux.txt", &text(&fixture.plan().unwrap()));
+}
+
 fn facts() -> PodFacts {
     PodFacts {
         pod_id: "9".repeat(64),
@@ -125,6 +135,7 @@ fn facts() -> PodFacts {
         shim_cgroup: "/carpel.slice/shims".into(),
         shim_oom_score_adj: -998,
         unprivileged: UnprivilegedNetwork::PortsAndPing,
+        selinux: Labels::default(),
     }
 }
 
@@ -148,6 +159,8 @@ fn sandboxes() {
     host.hostname = String::new();
     let mut text = String::new();
     for config in [sandbox(), shared, host] {
+        let selinux = crate::selinux::of_pod(&config, &selinux(), Some("s0:c3,c7")).unwrap();
+        let facts = || PodFacts { selinux: selinux.clone(), ..facts() };
         writeln!(text, "{:#?}", sandbox_plan(&config, &facts()).unwrap()).unwrap();
         for sysctl in network_sysctls(&config, &facts()).unwrap() {
             writeln!(text, "network {}={}", sysctl.key, sysctl.value).unwrap();

@@ -257,6 +257,7 @@ proptest! {
             shim_cgroup: String::new(),
             shim_oom_score_adj: 0,
             unprivileged: UnprivilegedNetwork::KernelDefault,
+            selinux: Default::default(),
         };
         if let (Ok(plan), Ok(network)) = (sandbox_plan(&config, &facts), network_sysctls(&config, &facts)) {
             prop_assert_eq!(plan.sysctls.len() + network.len(), 1);

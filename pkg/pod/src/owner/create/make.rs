@@ -13,7 +13,7 @@ use carpel_shim_api::message::{Create, Created};
 use carpel_spec::{
     ContainerInput, NodeFacts, PlanError, PlannedContainer, RuntimeSpecFacts, SeccompInput, SeccompNeed,
     config::{ContainerConfig, MountSource, SandboxConfig, StdinMode},
-    input::{PodFiles, RootfsInput},
+    input::{PodFiles, RootfsInput, Selinux},
     seccomp,
 };
 
@@ -28,6 +28,7 @@ use crate::{
     record::{self, ContainerRecord, NewContainerRecord},
     run::pod_facts,
     scope::Hold,
+    selinux,
     shim::Shim,
 };
 
@@ -41,6 +42,8 @@ pub(in crate::owner) struct Wanted {
     pub(in crate::owner) id: ContainerId,
     pub(in crate::owner) config: Arc<ContainerConfig>,
     pub(in crate::owner) created_at_ns: i64,
+    /// The pod's.
+    pub(in crate::owner) selinux_level: Option<String>,
 }
 
 /// Its image and what it asks for of the host were found. Nothing was changed.
@@ -68,6 +71,7 @@ struct Recorded {
 enum StepError {
     Plan(PlanError),
     Profile(FileError),
+    SelinuxLabel(String, io::Error),
     File(FileError),
     Record(crate::RecordError),
 }
@@ -87,7 +91,7 @@ impl Wanted {
             .map_err(|err| image_error(Arc::new(err)))?
             .ok_or_else(|| CreateError::ImageNotFound(text.clone()))?;
         let rootfs = images.rootfs(&image.id).map_err(|err| image_error(Arc::new(err)))?;
-        let (image_mounts, mut layers) = self.image_mounts()?;
+        let (mut image_mounts, mut layers) = self.image_mounts()?;
         layers.extend(rootfs.layers.iter().cloned());
         // One lease for all layers; the image's own keeps them until then.
         let lease = images.hold(&layers);
@@ -96,6 +100,12 @@ impl Wanted {
         let apparmor = self.shared.apparmor.for_container(&self.config.security).await;
         let apparmor = apparmor.map_err(|err| self.apparmor_error(err))?;
         let node = NodeFacts { apparmor, ..self.shared.node.facts.clone() };
+        if matches!(node.selinux, Selinux::Enabled(_)) {
+            // A layer alone has the labels that it has on disk, an overlay those of the mount.
+            let alone = image_mounts.values_mut().filter(|lowers| lowers.len() == 1);
+            let empty = self.shared.layout.empty(&self.id).display().to_string();
+            alone.for_each(|lowers| lowers.push(empty.clone()));
+        }
         Ok(LookedUp { image, lowers, image_mounts, lease, found, node, wanted: self })
     }
 
@@ -133,6 +143,9 @@ impl Wanted {
         match err {
             StepError::Plan(err) => CreateError::Plan { name, source: Arc::new(err) },
             StepError::Profile(err) => CreateError::Host { name, source: Arc::new(err) },
+            StepError::SelinuxLabel(label, source) => {
+                CreateError::SelinuxLabel { name, label, source: Arc::new(source) }
+            }
             StepError::File(err) => CreateError::File { id, source: Arc::new(err) },
             StepError::Record(err) => CreateError::Record { id, source: Arc::new(err) },
         }
@@ -153,6 +166,10 @@ impl LookedUp {
             let step = step.and_then(|(record, planned)| {
                 let log_path = record.log_path.clone();
                 write_files(&self.wanted, &record)?;
+                if !self.image_mounts.is_empty() {
+                    let empty = self.wanted.shared.layout.empty(&self.wanted.id);
+                    make_private_dir(&empty).map_err(StepError::File)?;
+                }
                 Ok((planned, log_path))
             });
             match step {
@@ -170,7 +187,7 @@ impl LookedUp {
     }
 
     fn plan(&self) -> Result<PlannedContainer, StepError> {
-        let Wanted { shared, sandbox, config, id, pod_id, .. } = &self.wanted;
+        let Wanted { shared, sandbox, config, id, pod_id, selinux_level, .. } = &self.wanted;
         let layout = &shared.layout;
         let text = |path: PathBuf| path.display().to_string();
         let rootfs = RootfsInput {
@@ -192,6 +209,7 @@ impl LookedUp {
             config,
             image: &image,
             container_id: id.as_str(),
+            selinux_level: selinux_level.as_deref(),
             hostname: carpel_spec::effective_hostname(sandbox, &host),
             rootfs: &rootfs,
             pod_files: &files,
@@ -201,7 +219,11 @@ impl LookedUp {
             seccomp: program.as_deref().map_or(SeccompInput::BuiltIn, SeccompInput::Compiled),
             node: &self.node,
         };
-        carpel_spec::container_plan(&input).map_err(StepError::Plan)
+        let planned = carpel_spec::container_plan(&input).map_err(StepError::Plan)?;
+        for label in [&planned.plan.process.selinux_label, &planned.plan.mount_label] {
+            selinux::check(label).map_err(|source| StepError::SelinuxLabel(label.clone(), source))?;
+        }
+        Ok(planned)
     }
 
     fn new_record(&self, planned: &PlannedContainer) -> ContainerRecord {
@@ -274,10 +296,12 @@ impl Recorded {
 
     /// For people who inspect the container; nothing depends on it, so nothing waits for it.
     fn write_runtime_spec(&self, created: &Created) {
-        let Wanted { shared, id, pod_id, sandbox, .. } = &self.wanted;
+        let Wanted { shared, id, pod_id, sandbox, selinux_level, .. } = &self.wanted;
         let (plan, path) = (self.planned.plan.clone(), shared.layout.runtime_spec(id));
+        let selinux = &shared.node.facts.selinux;
+        let labels = carpel_spec::selinux::of_pod(sandbox, selinux, selinux_level.as_deref());
         let (sandbox, user) = (Arc::clone(sandbox), created.user.clone());
-        let pod_facts = pod_facts(shared, pod_id);
+        let pod_facts = pod_facts(shared, pod_id, labels.unwrap_or_default());
         let netns = shared.catalog.find_pod(pod_id.as_str()).ok().and_then(|(pod, _)| pod.netns.clone());
         tokio::task::spawn_blocking(move || {
             // What could be planned when the pod was made can be planned again.
