@@ -69,16 +69,16 @@ impl Run {
     pub fn together<C: Sync>(&mut self, context: &C, checks: &[Check<fn(&C)>], after: fn(&C)) {
         let next = AtomicUsize::new(0);
         let (done, outcomes) = std::sync::mpsc::channel();
+        let work = |done: std::sync::mpsc::Sender<_>| {
+            while let Some((name, run)) = checks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.send((*name, timed(|| run(context)))).expect("the report is taken until all ended");
+                after(context);
+            }
+        };
         std::thread::scope(|scope| {
             for _ in 0..self.at_once.min(checks.len()) {
-                let (next, done) = (&next, done.clone());
-                scope.spawn(move || {
-                    while let Some((name, run)) = checks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        done.send((*name, timed(|| run(context))))
-                            .expect("the report is taken until all ended");
-                        after(context);
-                    }
-                });
+                let (work, done) = (&work, done.clone());
+                scope.spawn(move || work(done));
             }
             drop(done);
             for (name, outcome) in outcomes {
