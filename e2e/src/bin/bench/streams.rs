@@ -122,6 +122,11 @@ struct Streams<'a> {
     mib: usize,
 }
 
+/// A command that reads so much.
+fn taken(mib: usize) -> String {
+    format!("dd bs=1M count={mib} iflag=fullblock of=/dev/null")
+}
+
 /// A command that writes so much.
 fn zeros_of(mib: usize) -> String {
     format!("dd if=/dev/zero bs=1M count={mib} 2>/dev/null")
@@ -131,7 +136,7 @@ impl<'a> Streams<'a> {
     async fn prepare(peer: &'a Peer, client: &'a Path, mib: usize, zeros: &'a Path) -> Self {
         let pod = peer.client.run_pod(life::pod(peer, Mode::Host, "streams")).await;
         // The other side counts: not every runtime tells it that the client has ended its direction.
-        let receive = format!("dd bs=1M count={mib} iflag=fullblock of=/dev/null 2>/dev/null; echo");
+        let receive = format!("{} 2>/dev/null; echo", taken(mib));
         let send = format!("exec nc -ll -p {SENDS} -e sh -c '{}'", zeros_of(mib));
         let receive = format!("exec nc -ll -p {RECEIVES} -e sh -c '{receive}'");
         let mut container = String::new();
@@ -154,7 +159,10 @@ impl<'a> Streams<'a> {
                 self.run(&["command", transport.name(), &url], Stdio::null())
             }
             Way::ExecIn(transport) => {
-                let url = self.exec_url(&["sh", "-c", "cat >/dev/null"], true).await;
+                // It fails unless all of it comes.
+                let mib = self.mib;
+                let counted = format!("{} 2>&1 | grep -q '^{mib}+0 records in'", taken(mib));
+                let url = self.exec_url(&["sh", "-c", &counted], true).await;
                 let zeros = File::open(self.zeros).expect("open the zeros");
                 self.run(&["command", transport.name(), &url, "-i"], zeros.into())
             }
