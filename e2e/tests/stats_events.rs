@@ -132,6 +132,125 @@ fn pods_are_measured_as_a_whole() {
     });
 }
 
+/// The metrics of a container that is limited, has a network and writes, by their names.
+const METRICS: [&str; 31] = [
+    "container_cpu_usage_seconds_total",
+    "container_cpu_user_seconds_total",
+    "container_cpu_system_seconds_total",
+    "container_cpu_cfs_periods_total",
+    "container_cpu_cfs_throttled_periods_total",
+    "container_cpu_cfs_throttled_seconds_total",
+    "container_memory_usage_bytes",
+    "container_memory_working_set_bytes",
+    "container_memory_rss",
+    "container_memory_cache",
+    "container_memory_mapped_file",
+    "container_memory_failcnt",
+    "container_memory_failures_total",
+    "container_memory_max_usage_bytes",
+    "container_oom_events_total",
+    "container_fs_usage_bytes",
+    "container_fs_limit_bytes",
+    "container_fs_inodes_total",
+    "container_fs_inodes_free",
+    "container_processes",
+    "container_threads",
+    "container_threads_max",
+    "container_file_descriptors",
+    "container_sockets",
+    "container_ulimits_soft",
+    "container_last_seen",
+    "container_start_time_seconds",
+    "container_spec_cpu_period",
+    "container_spec_cpu_quota",
+    "container_spec_memory_limit_bytes",
+    "container_spec_memory_swap_limit_bytes",
+];
+
+async fn pod_metrics(client: &Client) -> Vec<v1::PodSandboxMetrics> {
+    let request = v1::ListPodSandboxMetricsRequest {};
+    client.runtime.clone().list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics
+}
+
+/// A metric's only value whose labels include this one; panics unless there is exactly one.
+fn metric(metrics: &[v1::Metric], name: &str, label: &str) -> u64 {
+    let found: Vec<_> = metrics
+        .iter()
+        .filter(|metric| metric.name == name && metric.label_values.iter().any(|value| value == label))
+        .collect();
+    let [one] = found.as_slice() else { panic!("{name} of {label}: {found:?}") };
+    value(one.value)
+}
+
+#[test]
+fn metrics_are_those_that_were_announced() {
+    scenario::run(Options::default(), async |daemon| {
+        let pod = daemon.client.run_pod(daemon.pod("metrics")).await;
+        let script = "dd if=/dev/zero of=/file bs=1048576 count=8 2>/dev/null; nc -ll -p 7000 -e true & \
+                      n=0; while [ $n -lt 3000000 ]; do n=$((n+1)); done; exec sleep 1000";
+        let mut config = container("worker", BUSYBOX, &["sh", "-c", script]);
+        let limits = resources(&mut config);
+        limits.memory_limit_in_bytes = 128 << 20;
+        (limits.cpu_period, limits.cpu_quota) = (100_000, 90_000);
+        let id = daemon.client.launch(&pod, config).await;
+        daemon.client.sh(&id, &format!("ping -c 3 -i 0.1 {}1", daemon.subnet_prefix())).await;
+        let own = eventually("the work is done and was measured", async || {
+            let [pod] = <[_; 1]>::try_from(pod_metrics(&daemon.client).await).unwrap();
+            let [container] = pod.container_metrics.as_slice() else { return None };
+            let measured = container.metrics.iter().any(|one| one.name == "container_fs_usage_bytes");
+            let is_done = measured
+                && metric(&container.metrics, "container_cpu_usage_seconds_total", "total") > 0
+                && metric(&container.metrics, "container_processes", &id) == 2;
+            is_done.then_some(pod)
+        })
+        .await;
+        assert_eq!(own.pod_sandbox_id, pod.id);
+        let metrics = &own.container_metrics[0].metrics;
+
+        // The kubelet drops what was not announced, and what has other labels; Prometheus refuses what comes twice.
+        let request = v1::ListMetricDescriptorsRequest {};
+        let answer = daemon.client.runtime.clone().list_metric_descriptors(request).await.unwrap();
+        let announced = answer.into_inner().descriptors;
+        let mut seen = std::collections::BTreeSet::new();
+        for one in own.metrics.iter().chain(metrics) {
+            let family = announced.iter().find(|family| family.name == one.name).expect(&one.name);
+            assert_eq!(family.label_keys.len(), one.label_values.len(), "{one:?}");
+            assert_eq!(family.label_keys[..5], ["pod", "namespace", "container", "id", "image"]);
+            assert!(seen.insert((&one.name, &one.label_values)), "twice: {one:?}");
+        }
+        for name in METRICS {
+            let one = metrics.iter().find(|one| one.name == name).expect(name);
+            assert_eq!(one.label_values[..5], ["metrics", "e2e", "worker", &id, BUSYBOX], "{one:?}");
+        }
+        let figure = |name| metric(metrics, name, &id);
+        assert_eq!(figure("container_spec_memory_limit_bytes"), 128 << 20);
+        assert_eq!(figure("container_spec_cpu_quota"), 90_000);
+        assert_eq!(figure("container_sockets"), 1, "where nc listens");
+        assert!(figure("container_file_descriptors") > 6);
+        assert!(figure("container_memory_max_usage_bytes") >= figure("container_memory_rss"));
+        assert!(figure("container_memory_cache") >= 8 << 20, "the file is in the page cache");
+        assert!(figure("container_fs_usage_bytes") >= 8 << 20);
+        let open_max = metric(metrics, "container_ulimits_soft", "max_open_files");
+        assert_eq!(daemon.client.sh(&id, "ulimit -n").await, open_max.to_string());
+        let started = figure("container_start_time_seconds");
+        assert!((0..3600).contains(&(figure("container_last_seen") - started)), "{started}");
+
+        let sent = metric(&own.metrics, "container_network_transmit_packets_total", "eth0");
+        assert!(sent >= 3, "three pings: {sent}");
+        assert!(own.metrics.iter().all(|one| one.label_values[..5] == ["metrics", "e2e", "", &pod.id, ""]));
+
+        let request = v1::StreamPodSandboxMetricsRequest {};
+        let answer = daemon.client.runtime.clone().stream_pod_sandbox_metrics(request).await.unwrap();
+        let mut stream = answer.into_inner();
+        let message = stream.message().await.unwrap().unwrap();
+        assert_eq!(message.pod_sandbox_metrics.len(), 1);
+        assert_eq!(message.pod_sandbox_metrics[0].container_metrics.len(), 1);
+        assert_eq!(stream.message().await.unwrap(), None);
+        daemon.client.stop_pod(&pod.id).await;
+        assert_eq!(pod_metrics(&daemon.client).await, [], "of a pod that has stopped");
+    });
+}
+
 /// Reads events until one says that the pod was deleted.
 async fn events_of(
     mut stream: tonic::Streaming<v1::ContainerEventResponse>,

@@ -14,6 +14,7 @@ pub(crate) fn checks() -> crate::Steps {
         a_restarted_kubelet_finds_its_pods,
         events_tell_the_kubelet_of_exits,
         summary_by_cri_has_every_figure,
+        cadvisor_metrics_by_cri_name_their_pods,
         a_carpel_killed_under_events_keeps_its_pods,
         unused_images_are_collected,
     ]
@@ -127,6 +128,40 @@ fn summary_by_cri_has_every_figure(node: &mut Node) {
     figures.extend(["/network/rxBytes", "/network/txBytes", "/process_stats/process_count"]);
     let pod = stats::until_figures(node, "by-cri", &figures);
     assert_eq!(pod["network"]["name"], "eth0");
+}
+
+/// `/metrics/cadvisor` is made of Carpel's metrics then.
+fn cadvisor_metrics_by_cri_name_their_pods(node: &mut Node) {
+    stats::place(node, "exposed");
+    let of_container = "container=\"main\"";
+    until("every figure of /metrics/cadvisor", || {
+        let text = node.kubelet().read("/metrics/cadvisor")?;
+        let has = |(name, label): &(&str, &str)| {
+            text.lines().any(|line| {
+                let value =
+                    line.rsplit_once("} ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<f64>().ok());
+                line.starts_with(&format!("{name}{{"))
+                    && [label, "namespace=\"default\"", "pod=\"exposed-node\""]
+                        .iter()
+                        .all(|label| line.contains(label))
+                    && value > Some(0.0)
+            })
+        };
+        let wanted = [
+            ("container_cpu_usage_seconds_total", of_container),
+            ("container_memory_working_set_bytes", of_container),
+            ("container_memory_usage_bytes", of_container),
+            ("container_fs_usage_bytes", of_container),
+            ("container_processes", of_container),
+            ("container_file_descriptors", of_container),
+            ("container_start_time_seconds", of_container),
+            ("container_spec_memory_limit_bytes", of_container),
+            ("container_network_receive_bytes_total", "interface=\"eth0\""),
+            ("container_network_transmit_bytes_total", "interface=\"eth0\""),
+        ];
+        let missing: Vec<_> = wanted.iter().filter(|wanted| !has(wanted)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} missing in\n{text}")) }
+    });
 }
 
 fn a_carpel_killed_under_events_keeps_its_pods(node: &mut Node) {

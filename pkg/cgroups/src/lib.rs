@@ -10,6 +10,7 @@
 //!        └ delete            rmdir in each
 //!  seat                      a process steps aside, so that a cgroup can hand controllers down
 //!  stats::Reader             reads usage through kept file descriptors; knows no `Cgroup`
+//!  detail::read              reads what only monitoring wants
 //! ```
 //!
 //! Everything is opened by file descriptor beneath its hierarchy's root, never through a symbolic
@@ -22,6 +23,7 @@
 
 pub mod cgroup;
 pub mod create;
+pub mod detail;
 pub mod devices;
 pub mod file;
 pub mod freeze;

@@ -2,6 +2,7 @@
 
 mod container;
 mod image;
+mod metrics;
 mod pod;
 mod stats;
 
@@ -9,6 +10,7 @@ use carpel_proto::v1;
 
 pub(crate) use container::{container_item, container_status, state as container_state};
 pub(crate) use image::image;
+pub(crate) use metrics::{descriptors as metric_descriptors, pod_metrics};
 pub(crate) use pod::{pod_item, pod_status};
 pub(crate) use stats::{container_stats, pod_stats};
 

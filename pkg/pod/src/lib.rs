@@ -31,6 +31,7 @@ mod host;
 mod id;
 mod layout;
 mod lost;
+mod metrics;
 mod names;
 mod node;
 mod open;
@@ -62,6 +63,10 @@ pub use error::{
 pub use event::{Event, EventKind, EventStream};
 pub use exec::{ExecOutput, ExecProcess, ExecRequest, ExecSession, ExecStreams};
 pub use id::{ContainerId, IdError, PodId};
+pub use metrics::{
+    AllMetrics, ContainerMetrics, Descriptors, Detail, DeviceIo, Filesystem, MemoryDetail, PodMetrics,
+    Throttling,
+};
 pub use pods::Pods;
 pub use scope::{DriverError, ScopeError, preferred_cgroup_driver};
 pub use shim::ShimError;

@@ -52,10 +52,6 @@ pub struct Usage {
 pub struct CpuUsage {
     /// Total, in nanoseconds of one core. Never falls.
     pub usage_ns: u64,
-    /// The part in user mode.
-    pub user_ns: u64,
-    /// The part in the kernel.
-    pub system_ns: u64,
     /// Nanoseconds per second since the last measurement; absent the first time.
     pub rate_nano_cores: Option<u64>,
 }
@@ -121,12 +117,20 @@ pub struct DiskUsage {
 pub struct InterfaceUsage {
     /// `eth0`.
     pub name: String,
-    /// Received.
+    /// Bytes received.
     pub rx_bytes: u64,
-    /// Received with errors.
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets received with errors.
     pub rx_errors: u64,
-    /// Sent.
+    /// Packets received and dropped.
+    pub rx_dropped: u64,
+    /// Bytes sent.
     pub tx_bytes: u64,
-    /// Not sent because of errors.
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets not sent because of errors.
     pub tx_errors: u64,
+    /// Packets dropped on their way out.
+    pub tx_dropped: u64,
 }

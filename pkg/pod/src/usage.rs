@@ -97,7 +97,7 @@ fn usage(stats: &stats::Stats, last: &mut Option<(Instant, u64)>) -> Usage {
         let rate_nano_cores =
             last.and_then(|(then, before)| rate(before, usage_ns, now.duration_since(then)));
         *last = Some((now, usage_ns));
-        CpuUsage { usage_ns, rate_nano_cores, ..CpuUsage::default() }
+        CpuUsage { usage_ns, rate_nano_cores }
     });
     let memory = stats.memory.map(|memory| MemoryUsage {
         usage_bytes: memory.usage,
@@ -226,9 +226,13 @@ fn interface(from: carpel_network::InterfaceStats) -> InterfaceUsage {
     InterfaceUsage {
         name: from.name,
         rx_bytes: from.rx_bytes,
+        rx_packets: from.rx_packets,
         rx_errors: from.rx_errors,
+        rx_dropped: from.rx_dropped,
         tx_bytes: from.tx_bytes,
+        tx_packets: from.tx_packets,
         tx_errors: from.tx_errors,
+        tx_dropped: from.tx_dropped,
     }
 }
 

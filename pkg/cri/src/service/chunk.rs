@@ -15,9 +15,22 @@ where
     T: Send + 'static,
     M: Send + 'static,
 {
+    stream_by(ITEMS, items, wrap)
+}
+
+/// As [`stream`], so many in a message.
+pub(super) fn stream_by<T, M>(
+    count: usize,
+    items: Vec<T>,
+    wrap: impl Fn(Vec<T>) -> M + Send + 'static,
+) -> Response<BoxStream<M>>
+where
+    T: Send + 'static,
+    M: Send + 'static,
+{
     let mut items = items.into_iter();
     let chunks = std::iter::from_fn(move || {
-        let chunk: Vec<T> = items.by_ref().take(ITEMS).collect();
+        let chunk: Vec<T> = items.by_ref().take(count).collect();
         (!chunk.is_empty()).then_some(chunk)
     });
     let messages = stream::iter(chunks).map(move |chunk| Ok::<M, Status>(wrap(chunk)));

@@ -8,6 +8,7 @@ use super::{RuntimeServer, chunk};
 use crate::{
     info,
     parse::{Invalid, invalid},
+    show,
     status::{ToStatus, chain},
 };
 
@@ -284,6 +285,32 @@ impl RuntimeService for RuntimeServer {
     ) -> Answer<BoxStream<v1::StreamPodSandboxStatsResponse>> {
         let stats = self.stats_of_sandboxes(request.into_inner().filter).await;
         Ok(chunk::stream(stats, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Answer<v1::ListMetricDescriptorsResponse> {
+        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors: show::metric_descriptors() }))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Answer<v1::ListPodSandboxMetricsResponse> {
+        let pod_metrics = show::pod_metrics(&self.pods.metrics().await);
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics }))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<BoxStream<v1::StreamPodSandboxMetricsResponse>> {
+        let metrics = show::pod_metrics(&self.pods.metrics().await);
+        // A container alone has some sixty of them, each with all of its labels.
+        Ok(chunk::stream_by(10, metrics, |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        }))
     }
 
     async fn get_container_events(

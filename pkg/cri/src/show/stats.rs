@@ -66,7 +66,7 @@ fn number(value: u64) -> v1::UInt64Value {
 }
 
 fn cpu(usage: &Usage) -> Option<v1::CpuUsage> {
-    let CpuUsage { usage_ns, rate_nano_cores, .. } = usage.cpu?;
+    let CpuUsage { usage_ns, rate_nano_cores } = usage.cpu?;
     Some(v1::CpuUsage {
         timestamp: usage.at_ns,
         usage_core_nano_seconds: Some(number(usage_ns)),
