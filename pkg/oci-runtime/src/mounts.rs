@@ -170,7 +170,7 @@ pub(crate) fn prepare<'a>(
                 continue;
             }
             let failed = |source| MountError::Mount { destination: mount.destination.clone(), source };
-            *prepared = match prepare_one(plan, mount, &host, user) {
+            *prepared = match prepare_one(plan, mount, &host, host_ipc, user) {
                 Err(error) if mount.optional && may_be_passed_over(&error) => Prepared::PassedOver,
                 other => other.map_err(failed)?,
             };
@@ -188,6 +188,7 @@ fn prepare_one(
     plan: &ContainerPlan,
     mount: &MountPlan,
     host: &[Mount],
+    host_ipc: bool,
     user: Option<&UserNamespace>,
 ) -> Result<Prepared, OneMountError> {
     if !mount.destination.starts_with('/') {
@@ -199,6 +200,14 @@ fn prepare_one(
             let dev = filled_dev(plan, source, user)?;
             set_attributes(dev.as_fd(), mount)?;
             Ok(Prepared::Fixed(dev))
+        }
+        // With the host's privileges: its root is the maker's of the IPC namespace, who is not in the pod's user
+        // namespace. The host's own keeps its label.
+        Some(Source::Filesystem(source)) if source.fs_type == "mqueue" => {
+            let label = if host_ipc { "" } else { &plan.mount_label };
+            let mqueue = filesystem::make_mqueue(source, label).map_err(OneMountError::Filesystem)?;
+            set_attributes(mqueue.as_fd(), mount)?;
+            Ok(Prepared::Detached(mqueue))
         }
         Some(Source::Filesystem(_) | Source::Rootfs(_)) => Ok(Prepared::Inside),
         Some(Source::Bind(source)) => {

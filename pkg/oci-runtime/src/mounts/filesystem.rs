@@ -50,11 +50,16 @@ pub(crate) fn make(source: &FilesystemSource, label: &str) -> Result<OwnedFd, Fi
         _ => None,
     };
     let options = source.options.iter().map(String::as_str).chain(context.as_deref());
-    let mount = make_named(fs_type, options)?;
-    // The IPC namespace has made it already: it is too late for an option.
-    if fs_type == "mqueue" && !label.is_empty() {
+    make_named(fs_type, options)
+}
+
+/// Makes an mqueue, attached nowhere, which is that of this process's IPC namespace. That one has made it already, so
+/// that it is too late for an option: its root is given the label, unless that is empty.
+pub(crate) fn make_mqueue(source: &FilesystemSource, label: &str) -> Result<OwnedFd, FilesystemError> {
+    let mount = make(source, "")?;
+    if !label.is_empty() {
         label::set_on_root(mount.as_fd(), label)
-            .map_err(|source| FilesystemError::Label { fs_type: fs_type.to_owned(), source })?;
+            .map_err(|errno| FilesystemError::Label { fs_type: source.fs_type.clone(), source: errno })?;
     }
     Ok(mount)
 }
