@@ -1,7 +1,7 @@
 //! SELinux: labels of processes and files, categories that part the pods, volumes that are given a label.
 //!
-//! A kernel without SELinux cannot show any of it, hence `hack/vm test --lsm selinux e2e:selinux -- --ignored`.
-//! What is denied is asserted where SELinux enforces.
+//! A kernel without SELinux cannot show any of it, hence
+//! `hack/vm test --lsm selinux e2e:selinux -- --ignored --test-threads=1`. What is denied is asserted where it enforces.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a step that fails, fails the test")]
 
