@@ -157,11 +157,14 @@ async fn follow_size(mut sizes: Incoming, terminal: Box<dyn Terminal>) {
         let (last, taken) = last_size(&pending);
         pending.drain(..taken);
         if pending.len() > RESIZE_MAX_BYTES {
+            tracing::info!("a streaming client's terminal sizes are none: they are no longer followed");
             return;
         }
         if let Some(size) = last
-            && terminal.resize(size).await.is_err()
+            && let Err(error) = terminal.resize(size).await
         {
+            let error = &*error as &dyn std::error::Error;
+            tracing::info!(error, "a terminal was not resized: its client's is no longer followed");
             return;
         }
     }
