@@ -23,7 +23,7 @@ const UNIT_MAX_BYTES: usize = 255;
 /// default where it was given none.
 ///
 /// # Errors
-/// The parent is not a clean path, or is no slice where systemd makes the cgroups.
+/// The parent is not a clean path, is no slice where systemd makes the cgroups, or is one where it does not.
 pub fn container_cgroup(
     parent: Option<&str>,
     container_id: &str,
@@ -58,6 +58,7 @@ pub fn parent_cgroup(parent: Option<&str>, node: &NodeFacts) -> Result<String, P
         return Err(problem(CgroupProblem::Grammar));
     }
     match node.cgroup_driver {
+        CgroupDriver::Cgroupfs if clean.ends_with(".slice") => Err(problem(CgroupProblem::Slice)),
         CgroupDriver::Cgroupfs => Ok(clean),
         // The name tells where it is: `kubepods-pod1.slice`, or the kubelet's whole path to it.
         CgroupDriver::Systemd => slice_path(clean.rsplit('/').next().unwrap_or_default()).map_err(problem),

@@ -339,6 +339,12 @@ pub enum CgroupProblem {
     /// systemd wants a slice.
     #[error("the systemd cgroup driver needs the name of a slice, such as kubepods-pod1.slice")]
     NotASlice,
+    /// A slice is systemd's to make; the pod would be outside of what its own name says.
+    #[error(
+        "a slice is for the systemd cgroup driver, and this runtime's is cgroupfs: the kubelet's cgroupDriver must be \
+         the same"
+    )]
+    Slice,
     /// The kernel takes no longer path.
     #[error("it is longer than 4095 bytes")]
     TooLong,

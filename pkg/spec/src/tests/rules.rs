@@ -392,7 +392,8 @@ fn cgroups_are_below_the_pods() {
         check(systemd, Some("a-b.c-d.slice")).unwrap(),
         "/a.slice/a-b.c.slice/a-b.c-d.slice/carpel-c0ffee.scope/container"
     );
-    for bad in ["/a/../b", "..", "/a:b", "/a\n", "/a\0"] {
+    assert_eq!(check(cgroupfs, Some("/a.slice/pod1")).unwrap(), "/a.slice/pod1/c0ffee");
+    for bad in ["/a/../b", "..", "/a:b", "/a\n", "/a\0", "/kubepods.slice/kubepods-pod1_2.slice", "a.slice"] {
         assert!(check(cgroupfs, Some(bad)).is_err(), "{bad:?}");
     }
     let long = format!("{}.slice", "a".repeat(250));
