@@ -53,7 +53,7 @@ struct Report {
 /// Examines the node, and returns the exit code.
 pub(crate) async fn execute(args: &Args, format: Format) -> anyhow::Result<u8> {
     let (config, mut findings) = config::examine(args).await;
-    findings.extend(kernel::examine());
+    findings.extend(kernel::examine(&config));
     findings.extend(cgroup::examine());
     findings.extend(security::examine());
     findings.extend(network::examine(&config));

@@ -13,8 +13,9 @@ use carpel_spec::{
     input::{AppArmor, CgroupLayout, SwapLimits},
     seccomp::{Arch, KernelVersion},
 };
+use carpel_sys::userns;
 
-use crate::{Config, OpenError, selinux, user_namespace};
+use crate::{Config, OpenError, selinux};
 
 /// The most that is read of a file of the kernel's, in bytes.
 const KERNEL_FILE_MAX_BYTES: u64 = 1 << 20;
@@ -58,7 +59,7 @@ impl Node {
             thermal_throttle_cpus: thermal_throttle_cpus(),
         };
         let own = read("/proc/self/oom_score_adj").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-        let user_namespaces = user_namespace::probe(&config.root);
+        let user_namespaces = userns::probe(&config.root);
         if let Err(err) = &user_namespaces {
             tracing::warn!(
                 err = err as &dyn std::error::Error,

@@ -100,12 +100,9 @@ pub fn spawn_shim(program: &Program<'_>) -> Result<Process, SpawnError> {
 
 fn vfork(shared: &mut Shared<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<Process, Errno> {
     let mut stack: Vec<u128> = Vec::with_capacity(STACK_BYTES / size_of::<u128>());
-    let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid clone_args: it is plain integers, and zero means "not asked for".
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
-    args.flags = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    args.pidfd = (&raw mut pidfd) as u64;
+    args.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
     args.stack = stack.as_mut_ptr() as u64;
     args.stack_size = STACK_BYTES as u64;
     if let Some(cgroup) = cgroup {
@@ -113,12 +110,30 @@ fn vfork(shared: &mut Shared<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<Proc
         args.flags |= 1 << 33;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
-    // No handler of this process may run in the child: it would act on this process's memory.
-    let blocked = signal::block_all()?;
     // SAFETY: `args` is initialised; its stack is aligned, large enough and unused by anybody else.
     // CLONE_VFORK suspends this thread until the child has executed or ended, so that `shared`, the
     // stack and what they point to outlive the child's use of them and are not touched meanwhile.
-    let result = unsafe { clone3_call(&raw const args, child, ptr::from_mut(shared).cast()) };
+    unsafe { clone3_process(args, child, ptr::from_mut(shared).cast()) }
+}
+
+/// Makes a process that shares this one's memory, by [`clone3_call`]; its descriptor and SIGCHLD at its end are asked
+/// for here.
+///
+/// # Safety
+/// As for [`clone3_call`].
+pub(crate) unsafe fn clone3_process(
+    mut args: libc::clone_args,
+    entry: extern "C" fn(*mut c_void) -> !,
+    data: *mut c_void,
+) -> Result<Process, Errno> {
+    let mut pidfd: RawFd = -1;
+    args.flags |= libc::CLONE_PIDFD as u64;
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // No handler of this process may run in the child: it would act on this process's memory.
+    let blocked = signal::block_all()?;
+    // SAFETY: the caller's.
+    let result = unsafe { clone3_call(&raw const args, entry, data) };
     blocked.restore();
     if result < 0 {
         return Err(Errno::from_raw_os_error(-i32::try_from(result).unwrap_or(-libc::EIO)));
@@ -136,7 +151,7 @@ fn vfork(shared: &mut Shared<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<Proc
 /// `args` is a valid `clone_args` with `CLONE_VM` and a stack that outlives the child, its end aligned to
 /// 16 bytes; `entry` may be called with `data` there and calls nothing that needs this thread's locks.
 #[cfg(target_arch = "x86_64")]
-pub(crate) unsafe fn clone3_call(
+unsafe fn clone3_call(
     args: *const libc::clone_args,
     entry: extern "C" fn(*mut c_void) -> !,
     data: *mut c_void,
@@ -172,7 +187,7 @@ pub(crate) unsafe fn clone3_call(
 /// # Safety
 /// As for x86_64.
 #[cfg(target_arch = "aarch64")]
-pub(crate) unsafe fn clone3_call(
+unsafe fn clone3_call(
     args: *const libc::clone_args,
     entry: extern "C" fn(*mut c_void) -> !,
     data: *mut c_void,

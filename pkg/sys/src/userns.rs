@@ -10,11 +10,13 @@
 //! process's memory, so that no page table is copied, and does nothing but sleep: only somebody in the
 //! parent namespace may write a map of more than one id, and only of a living process.
 
+mod probe;
+
 use std::ffi::c_void;
 use std::fs::{self, File};
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr;
 
 use rustix::io::Errno;
@@ -22,6 +24,8 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, waitid};
 
 use crate::clone::{self, Process};
 use crate::{signal, spawn};
+
+pub use probe::{ProbeError, probe};
 
 /// The child makes two system calls, and the first frames of this file's functions.
 const STACK_BYTES: usize = 64 << 10;
@@ -108,36 +112,23 @@ fn describe(request: &Request, pid: Pid) -> Result<Namespaces, UsernsError> {
 }
 
 fn clone_sleeper(request: &Request, stack: &mut Vec<u128>, parent: &mut i32) -> Result<Process, Errno> {
-    let mut flags = libc::CLONE_VM | libc::CLONE_PIDFD | libc::CLONE_NEWUSER;
+    let mut flags = libc::CLONE_VM | libc::CLONE_NEWUSER;
     if request.network_and_uts {
         flags |= libc::CLONE_NEWNET | libc::CLONE_NEWUTS;
     }
     if request.ipc {
         flags |= libc::CLONE_NEWIPC;
     }
-    let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid clone_args: it is plain integers, and zero means "not asked for".
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
     args.flags = flags as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    args.pidfd = (&raw mut pidfd) as u64;
     args.stack = stack.as_mut_ptr() as u64;
     args.stack_size = STACK_BYTES as u64;
-    // No handler of this process may run in the child: it would act on this process's memory.
-    let blocked = signal::block_all()?;
     // SAFETY: `args` is initialised; its stack is aligned, large enough and unused by anybody else.
     // `create` keeps it and `parent` until the child has ended; the child reads `parent` alone, which
     // this thread does not touch meanwhile, and makes system calls that do not fail, so that not even
     // the thread's `errno`, which both see, is written by it.
-    let result = unsafe { spawn::clone3_call(&raw const args, sleep, ptr::from_mut(parent).cast()) };
-    blocked.restore();
-    if result < 0 {
-        return Err(Errno::from_raw_os_error(-i32::try_from(result).unwrap_or(-libc::EIO)));
-    }
-    let pid = i32::try_from(result).ok().and_then(Pid::from_raw).ok_or(Errno::IO)?;
-    // SAFETY: CLONE_PIDFD made the kernel store a new descriptor, which nobody else owns.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Process { pid, pidfd })
+    unsafe { spawn::clone3_process(args, sleep, ptr::from_mut(parent).cast()) }
 }
 
 /// The child's whole life, with all signals blocked: it ends by SIGKILL, also when its parent does.
@@ -159,7 +150,7 @@ extern "C" fn sleep(parent: *mut c_void) -> ! {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::{AsFd, AsRawFd, FromRawFd};
     use std::process::Command;
     use std::thread;
 

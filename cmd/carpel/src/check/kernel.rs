@@ -1,5 +1,8 @@
 //! Version and system calls.
 
+use std::path::Path;
+
+use carpel_sys::userns::{self, ProbeError};
 use rustix::{
     io::Errno,
     mount::{FsOpenFlags, fsopen},
@@ -7,7 +10,11 @@ use rustix::{
     system::uname,
 };
 
-use super::finding::{Finding, read, read_number, told};
+use super::{
+    config::NodeConfig,
+    finding::{Finding, read, read_number, told},
+    storage::existing,
+};
 
 /// The oldest kernel that has every call the shim makes (RHEL 9's).
 const OLDEST: (u32, u32) = (5, 14);
@@ -15,9 +22,9 @@ const OLDEST: (u32, u32) = (5, 14);
 /// From here on nothing is done in a second-best way.
 const FULL: (u32, u32) = (6, 8);
 
-pub(super) fn examine() -> Vec<Finding> {
+pub(super) fn examine(config: &NodeConfig) -> Vec<Finding> {
     let release = uname().release().to_string_lossy().into_owned();
-    vec![permission(), version(&release), overlay(), pidfd(), idmapped(&release), inotify()]
+    vec![permission(), version(&release), overlay(), pidfd(), user_namespaces(&config.root), inotify()]
 }
 
 fn permission() -> Finding {
@@ -102,24 +109,25 @@ fn pidfd() -> Finding {
     }
 }
 
-fn idmapped(release: &str) -> Finding {
+/// As the daemon finds it out when it starts.
+fn user_namespaces(root: &Path) -> Finding {
     let name = "user namespaces";
-    let advice = "pods with `hostUsers: false` fail; others run";
-    match (read_number("/proc/sys/user/max_user_namespaces"), parse_version(release)) {
-        (None, _) => Finding::warning(name, "not in this kernel", advice),
-        (Some(0), _) => Finding::warning(
-            name,
-            "switched off",
-            format!("{advice}. To have them: sysctl -w user.max_user_namespaces=15000"),
-        ),
-        // Idmapped tmpfs, which volumes of such pods need, came with 6.3.
-        (Some(most), Some(version)) if version >= (6, 3) => Finding::ok(name, format!("at most {most}")),
-        (Some(_), _) => Finding::warning(
-            name,
-            "available, but no idmapped tmpfs",
-            "pods with `hostUsers: false` need Linux 6.3 for their volumes",
-        ),
-    }
+    let problem = match userns::probe(&existing(root)) {
+        Ok(()) => return Finding::ok(name, format!("available, with mapped ids at {}", root.display())),
+        Err(problem) => problem,
+    };
+    let advice = match &problem {
+        _ if !geteuid().is_root() => "run `sudo carpel check`",
+        ProbeError::Make(_) => {
+            "pods with `hostUsers: false` fail; others run. To have them: sysctl -w user.max_user_namespaces=15000"
+        }
+        ProbeError::Folder { .. } => {
+            "pods with `hostUsers: false` fail; others run. To have them: put `root` on a file system that can map \
+             ids, such as ext4, xfs or btrfs"
+        }
+        ProbeError::Tmpfs(_) => "pods with `hostUsers: false` need Linux 6.3 for their volumes; others run",
+    };
+    Finding::warning(name, format!("{:#}", anyhow::Error::from(problem)), advice)
 }
 
 fn inotify() -> Finding {

@@ -33,7 +33,7 @@ pub(super) fn examine(config: &NodeConfig) -> Vec<Finding> {
 }
 
 /// The folder itself, or the one in which it will be made.
-fn existing(path: &Path) -> PathBuf {
+pub(super) fn existing(path: &Path) -> PathBuf {
     path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/")).to_owned()
 }
 
