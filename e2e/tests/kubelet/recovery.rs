@@ -12,6 +12,7 @@ pub(crate) fn checks() -> crate::Steps {
     crate::checks![
         a_killed_carpel_keeps_its_pods,
         a_restarted_kubelet_finds_its_pods,
+        a_kubelet_that_asks_otherwise_runs_pods,
         events_tell_the_kubelet_of_exits,
         summary_by_cri_has_every_figure,
         cadvisor_metrics_by_cri_name_their_pods,
@@ -90,13 +91,27 @@ fn a_killed_carpel_keeps_its_pods(node: &mut Node) {
 fn a_restarted_kubelet_finds_its_pods(node: &mut Node) {
     place_steady(node);
     let before = running(node);
-    let gates = json!({ "featureGates": { "EventedPLEG": true, "PodAndContainerStatsFromCRI": true } });
-    node.kubelet.as_mut().unwrap().restart(&gates);
+    node.kubelet.as_mut().unwrap().restart(&json!({}));
     for number in 0..5 {
         node.kubelet().until_ready(&format!("steady-{number}"));
     }
     life_goes_on(node, "after-kubelet");
     assert_eq!(running(node), before, "the same containers, none restarted");
+}
+
+/// By events instead of lists, and by CRI for statistics: from here on.
+///
+/// Such a kubelet is not started on running pods here. It says of its cache that it is filled before it is
+/// (`EventedPLEG.Start` calls `updateGlobalCache` at once, kubelet 1.36), and starts a second sandbox of each pod that it
+/// looks at before it has listed it.
+fn a_kubelet_that_asks_otherwise_runs_pods(node: &mut Node) {
+    node.kubelet().remove_all();
+    let gates = json!({ "featureGates": { "EventedPLEG": true, "PodAndContainerStatsFromCRI": true } });
+    node.kubelet.as_mut().unwrap().restart(&gates);
+    place_steady(node);
+    let before = running(node);
+    life_goes_on(node, "after-gates");
+    assert_eq!(running(node), before);
 }
 
 /// A figure of the kubelet's own.
