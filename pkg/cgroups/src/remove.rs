@@ -64,13 +64,17 @@ impl Cgroup {
     }
 
     /// Removes it wherever it has neither children nor processes. Empty parents go too if they are
-    /// ours, as by [`Cgroup::delete`].
-    pub fn remove_if_empty(&self) {
+    /// ours, as by [`Cgroup::delete`]. Returns whether it is nowhere any more.
+    pub fn remove_if_empty(&self) -> bool {
+        let mut is_gone = true;
         for hierarchy in &self.tree().hierarchies {
-            if remove_empty(hierarchy.root(), self.path()).is_ok() && self.path().has_own_prefix() {
-                remove_parents(hierarchy, self.path());
+            match remove_empty(hierarchy.root(), self.path()) {
+                Ok(()) if self.path().has_own_prefix() => remove_parents(hierarchy, self.path()),
+                Ok(()) => {}
+                Err(e) => is_gone &= e.is_absent(),
             }
         }
+        is_gone
     }
 
     fn delete_once(&self) -> Result<(), DeleteError> {

@@ -171,6 +171,20 @@ fn nothing_is_left_of_a_cgroup_that_was_deleted_or_not_made() {
 }
 
 #[test]
+fn only_an_empty_cgroup_is_removed_as_empty() {
+    let parent = Parent::new();
+    let cgroup = parent.cgroup("c", &Limits::default());
+    let mut shell = Shell::new(&cgroup, "exec sleep 1000");
+    assert!(!cgroup.remove_if_empty());
+    assert_eq!(parent.traces(), parent.tree.hierarchies().len());
+    shell.0.kill().unwrap();
+    shell.wait();
+    until("its end everywhere", || cgroup.remove_if_empty());
+    assert_eq!(parent.traces(), 0);
+    assert!(cgroup.remove_if_empty(), "it is gone already");
+}
+
+#[test]
 fn a_parent_that_is_not_ours_stays() {
     let tree = Arc::new(Tree::detect().unwrap());
     let foreign = CgroupPath::parse(&format!("/test-of-carpel-{}", std::process::id())).unwrap();

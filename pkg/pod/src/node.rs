@@ -5,6 +5,7 @@ use std::{
     io::{self, Read},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use carpel_cgroups::{Cgroup, CgroupPath, Tree};
@@ -19,6 +20,10 @@ use crate::{Config, OpenError, selinux};
 
 /// The most that is read of a file of the kernel's, in bytes.
 const KERNEL_FILE_MAX_BYTES: u64 = 1 << 20;
+/// How often a daemon that ends looks whether the last shim has left its cgroup, and how long it waits between.
+const LEAVE_TRIES: u32 = 10;
+/// See `LEAVE_TRIES`.
+const LEAVE_PAUSE: Duration = Duration::from_millis(20);
 
 /// See the module.
 #[derive(Debug)]
@@ -78,11 +83,15 @@ impl Node {
         Cgroup::ensure(&self.cgroups, &path).ok()
     }
 
-    /// Removes the cgroup that shims live in, if none does.
+    /// Removes the cgroup that shims live in, if none does. Blocks shortly for one that is just ending.
     pub(crate) fn leave_shim_home(&self, path: &str) {
         let Ok(path) = CgroupPath::parse(path) else { return };
-        if let Ok(home) = Cgroup::open(&self.cgroups, &path) {
-            home.remove_if_empty();
+        let Ok(home) = Cgroup::open(&self.cgroups, &path) else { return };
+        for _ in 0..LEAVE_TRIES {
+            if home.remove_if_empty() || home.is_populated().unwrap_or(false) {
+                return;
+            }
+            std::thread::sleep(LEAVE_PAUSE);
         }
     }
 
