@@ -18,7 +18,7 @@ where
     stream_by(ITEMS, items, wrap)
 }
 
-/// As [`stream`], so many in a message.
+/// As [`stream()`], so many in a message.
 pub(super) fn stream_by<T, M>(
     count: usize,
     items: Vec<T>,
