@@ -1,6 +1,5 @@
 use std::{
     io::Write,
-    os::unix::fs::PermissionsExt,
     process::{Command, Output},
 };
 
@@ -51,20 +50,24 @@ fn a_confined_daemon_is_let_in() {
     assert!(!profile("", true).contains("peer=\"\""));
 }
 
-/// A parser of the test's own, as a script.
+/// A parser of the test's own, as a script. Another process writes it: a child that any thread of this one
+/// starts meanwhile would hold it open for writing until it executes, and the script could not be (`ETXTBSY`).
 fn script(text: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("apparmor_parser");
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut install = Command::new("install");
+    let mut install =
+        install.args(["-m", "755", "/dev/stdin"]).arg(&path).stdin(Stdio::piped()).spawn().unwrap();
+    install.stdin.take().unwrap().write_all(format!("#!/bin/sh\n{text}\n").as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success());
     (folder, path)
 }
 
 #[tokio::test]
 async fn a_parser_that_fails_is_told_of_with_its_words() {
-    let (folder, parser) = script("cat >got; echo 'syntax error, line 7' >&2; exit 3");
+    let (folder, parser) = script(r#"echo "syntax error, line 7: $(cat)" >&2; exit 3"#);
     let err = load(&parser, "profile x {}").await.unwrap_err().to_string();
-    assert!(err.contains("exit status: 3") && err.contains("line 7"), "{err}");
+    assert!(err.contains("exit status: 3") && err.contains("line 7: profile x {}"), "{err}");
     let (_folder, flood) = script("yes nonsense >&2");
     let err = load(&flood, "profile x {}").await.unwrap_err().to_string();
     assert!(err.contains("nonsense") && err.len() < 5000, "{}", err.len());

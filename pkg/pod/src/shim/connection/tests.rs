@@ -72,7 +72,7 @@ async fn replies_find_their_requests_in_any_order() {
 async fn descriptors_come_with_their_frame() {
     let (connection, _events, shim) = connected(|mut socket| {
         let header = receive(&mut socket, &mut Vec::new());
-        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let body = Some(reply::Body::ExecStarted(ExecStarted { pid: 7 }));
         let mut wire = Vec::new();
         frame::encode(Kind::Reply, header.id, &Reply { body }, 1, &mut wire).unwrap();
@@ -184,7 +184,7 @@ async fn lost_descriptors_are_the_failure_of_their_reply_only() {
     let (connection, _events, shim) = connected(|mut socket| {
         let mut buffer = Vec::new();
         let first = receive(&mut socket, &mut buffer);
-        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let (reader, _writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let body = Some(reply::Body::ExecStarted(ExecStarted { pid: 7 }));
         let mut wire = Vec::new();
         frame::encode(Kind::Reply, first.id, &Reply { body }, FDS_MAX, &mut wire).unwrap();
