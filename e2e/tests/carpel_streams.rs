@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a step that fails, fails the test")]
 
+#[path = "carpel_streams/tls.rs"]
+mod tls;
+
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Child, Stdio};
@@ -17,7 +20,12 @@ use sha2::{Digest as _, Sha256};
 
 /// Runs the steps with a pod `web` whose container sleeps; its id comes along.
 fn with_web(steps: impl AsyncFnOnce(&mut Daemon, &CommandLine, &str)) {
-    scenario::run(Options::default(), async |daemon| {
+    with_web_of(Options::default(), steps);
+}
+
+/// [`with_web`] of a daemon that is set up so.
+fn with_web_of(options: Options, steps: impl AsyncFnOnce(&mut Daemon, &CommandLine, &str)) {
+    scenario::run(options, async |daemon| {
         let carpel = CommandLine::carpel(&daemon.socket());
         carpel.ok(&["run", "-d", "--name", "web", BUSYBOX, "sleep", "100000"]);
         let containers = daemon.client.list_containers(None).await;
@@ -214,25 +222,11 @@ fn a_container_reads_our_input() {
 fn ports_lead_into_the_pod_and_halves_close() {
     scenario::run(Options::default(), async |daemon| {
         let carpel = CommandLine::carpel(&daemon.socket());
-        // Answers with the digest when the other side has ended its direction.
-        carpel.ok(&["run", "-d", "--name", "web", BUSYBOX, "nc", "-ll", "-p", "7000", "-e", "sha256sum"]);
-        eventually("the pod's server listens", async || {
-            let sockets = carpel.output(&["exec", "web", "cat", "/proc/net/tcp", "/proc/net/tcp6"]);
-            // Port 7000, state LISTEN.
-            let lines = String::from_utf8_lossy(&sockets.stdout).into_owned();
-            lines.lines().any(|line| line.contains(":1B58 ") && line.contains(" 0A ")).then_some(())
-        })
-        .await;
-        let mut command = carpel.command(&["port-forward", "web", ":7000", ":7001"]);
+        run_server(&carpel, "server").await;
+        let mut command = carpel.command(&["port-forward", "server", ":7000", ":7001"]);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut words = BufReader::new(child.stderr.take().unwrap());
-        let mut port = || {
-            let mut line = String::new();
-            words.read_line(&mut line).unwrap();
-            let address = line.split_whitespace().find_map(|word| word.strip_prefix("127.0.0.1:"));
-            address.unwrap_or_else(|| panic!("no address in {line:?}")).parse::<u16>().unwrap()
-        };
-        let (open, closed) = (port(), port());
+        let (open, closed) = (announced(&mut words), announced(&mut words));
         let connections: Vec<_> = (0..4usize)
             .map(|number| {
                 std::thread::spawn(move || {
@@ -254,8 +248,28 @@ fn ports_lead_into_the_pod_and_halves_close() {
         assert!(answered(open, b"still there").ends_with("  -\n"));
         signal(&child, Signal::INT);
         assert!(child.wait().unwrap().success());
-        carpel.ok(&["rm", "-f", "web"]);
+        carpel.ok(&["rm", "-f", "server"]);
     });
+}
+
+/// Runs a pod that listens on port 7000 and answers with the digest when the other side has ended its direction.
+async fn run_server(carpel: &CommandLine, name: &str) {
+    carpel.ok(&["run", "-d", "--name", name, BUSYBOX, "nc", "-ll", "-p", "7000", "-e", "sha256sum"]);
+    eventually("the pod's server listens", async || {
+        let sockets = carpel.output(&["exec", "--sync", name, "cat", "/proc/net/tcp", "/proc/net/tcp6"]);
+        // Port 7000, state LISTEN.
+        let lines = String::from_utf8_lossy(&sockets.stdout).into_owned();
+        lines.lines().any(|line| line.contains(":1B58 ") && line.contains(" 0A ")).then_some(())
+    })
+    .await;
+}
+
+/// The next local port of which `carpel port-forward` says that it leads somewhere.
+fn announced(words: &mut impl BufRead) -> u16 {
+    let mut line = String::new();
+    words.read_line(&mut line).unwrap();
+    let address = line.split_whitespace().find_map(|word| word.strip_prefix("127.0.0.1:"));
+    address.unwrap_or_else(|| panic!("no address in {line:?}")).parse().unwrap()
 }
 
 /// Sends everything, ends the direction, and reads the answer.

@@ -15,8 +15,9 @@ mod outcome;
 pub(crate) mod session;
 mod signals;
 mod terminal;
+mod tls;
 
-use std::{io, time::Duration};
+use std::{future::Future, io, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{
@@ -24,6 +25,7 @@ use futures::{
     stream::{SplitSink, SplitStream},
 };
 use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{
@@ -33,9 +35,13 @@ use tokio_tungstenite::{
         protocol::WebSocketConfig,
     },
 };
+use tokio_util::either::Either;
 
 pub(crate) use input::DetachKeys;
 pub(crate) use terminal::restore_on_panic;
+pub(crate) use tls::TlsArgs;
+
+use crate::client::Client;
 
 /// The protocols of this module, the better first.
 const PROTOCOLS: &str = "v5.channel.k8s.io, v4.channel.k8s.io";
@@ -43,7 +49,7 @@ const PROTOCOLS: &str = "v5.channel.k8s.io, v4.channel.k8s.io";
 const END: u8 = 255;
 /// The largest message that is taken from a runtime, in bytes.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
-/// How long the runtime's streaming server may take to switch protocols.
+/// How long the runtime's streaming server may take for each: the connection, TLS, and the switch of protocols.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// The most of a refusal's text that is shown, in characters.
 const REFUSAL_MAX: usize = 500;
@@ -51,10 +57,10 @@ const REFUSAL_MAX: usize = 500;
 /// A streaming session that could not be had, or ended as it should not.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
-    #[error("the runtime's streaming address {0:?} is not an http:// URL")]
+    #[error("the runtime's streaming address {0:?} is not a URL of http or https")]
     Url(String),
-    #[error("the runtime streams over TLS only, which carpel does not speak")]
-    Tls,
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     #[error("cannot connect to the runtime's streaming server at {address}")]
     Connect { address: String, source: io::Error },
     #[error("the runtime's streaming server at {address} did not answer in {} s", HANDSHAKE.as_secs())]
@@ -81,9 +87,7 @@ impl StreamError {
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Tls => {
-                "`carpel exec --sync` needs no streaming; or switch TLS off: [streaming] in Carpel's config"
-            }
+            Self::Tls(error) => return error.hint(),
             Self::Url(_) | Self::Handshake { .. } => {
                 "`carpel exec --sync` works with every runtime: without input, the output at the end"
             }
@@ -109,10 +113,13 @@ pub(crate) struct Channels {
     from: Receiver,
 }
 
+/// In the clear or over TLS.
+type Socket = Either<TcpStream, TlsStream<TcpStream>>;
+
 /// What goes to the runtime.
 #[derive(Debug)]
 struct Sender {
-    sink: SplitSink<WebSocketStream<TcpStream>, Message>,
+    sink: SplitSink<WebSocketStream<Socket>, Message>,
     /// Whether channels can be ended one by one.
     ends: bool,
 }
@@ -120,51 +127,80 @@ struct Sender {
 /// What comes from the runtime.
 #[derive(Debug)]
 struct Receiver {
-    stream: SplitStream<WebSocketStream<TcpStream>>,
+    stream: SplitStream<WebSocketStream<Socket>>,
     /// A piece that came while the session was awaited.
     first: Option<(u8, Bytes)>,
 }
 
 /// Opens a URL that CRI gave. It works once.
-pub(crate) async fn open(url: &str) -> Result<Channels, StreamError> {
-    let uri: Uri = url.parse().map_err(|_| StreamError::Url(url.to_owned()))?;
-    let address = match (uri.scheme_str(), uri.authority()) {
-        (Some("http" | "ws"), Some(authority)) => match authority.port_u16() {
-            Some(_) => authority.as_str().to_owned(),
-            None => format!("{authority}:80"),
-        },
-        (Some("https" | "wss"), _) => return Err(StreamError::Tls),
-        _ => return Err(StreamError::Url(url.to_owned())),
+pub(crate) async fn open(client: &Client, tls: &TlsArgs, url: &str) -> Result<Channels, StreamError> {
+    let malformed = || StreamError::Url(url.to_owned());
+    let uri: Uri = url.parse().map_err(|_| malformed())?;
+    let authority = uri.authority().ok_or_else(malformed)?;
+    let (secure, port) = match uri.scheme_str() {
+        Some("http" | "ws") => (false, 80),
+        Some("https" | "wss") => (true, 443),
+        _ => return Err(malformed()),
     };
-    // The library wants to hear of WebSocket in the URL too.
+    let address = match authority.port_u16() {
+        Some(_) => authority.as_str().to_owned(),
+        None => format!("{authority}:{port}"),
+    };
+    let socket = if secure {
+        Either::Right(tls::connect(client, tls, authority.host(), &address).await?)
+    } else {
+        Either::Left(connect(&address).await?)
+    };
+    // The library wants to hear of WebSocket in the URL too; of TLS it knows nothing.
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = format!("ws://{address}{path}").into_client_request();
-    let mut request = request.map_err(|_| StreamError::Url(url.to_owned()))?;
+    let mut request = request.map_err(|_| malformed())?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOLS));
-    let switched = timeout(HANDSHAKE, async {
-        let socket = TcpStream::connect(&address).await?;
-        // A key stroke must not wait for the next; a failure only makes it slower.
-        let _slower = socket.set_nodelay(true);
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MESSAGE_MAX_BYTES))
-            .max_frame_size(Some(MESSAGE_MAX_BYTES));
-        Ok(client_async_with_config(request, socket, Some(config)).await)
-    });
-    let (socket, response) = match switched.await {
-        Err(_elapsed) => return Err(StreamError::Silent { address }),
-        Ok(Err(source)) => return Err(StreamError::Connect { address, source }),
-        Ok(Ok(Err(tungstenite::Error::Http(response)))) => {
-            let body = response.body().as_deref().unwrap_or_default();
-            let text = String::from_utf8_lossy(body).trim().chars().take(REFUSAL_MAX).collect();
-            return Err(StreamError::Refused { status: response.status().as_u16(), text });
-        }
-        Ok(Ok(Err(source))) => return Err(StreamError::Handshake { address, source: Box::new(source) }),
-        Ok(Ok(Ok(switched))) => switched,
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MESSAGE_MAX_BYTES))
+        .max_frame_size(Some(MESSAGE_MAX_BYTES));
+    let switched = async {
+        let switched = client_async_with_config(request, socket, Some(config)).await;
+        switched.map_err(|error| not_switched(&address, error))
     };
+    let (socket, response) = timely(&address, switched).await?;
     let chosen = response.headers().get(SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
     let (sink, stream) = socket.split();
     let ends = chosen == Some("v5.channel.k8s.io");
     Ok(Channels { to: Sender { sink, ends }, from: Receiver { stream, first: None } })
+}
+
+async fn connect(address: &str) -> Result<TcpStream, StreamError> {
+    let failed = |source| StreamError::Connect { address: address.to_owned(), source };
+    let socket = timely(address, async { TcpStream::connect(address).await.map_err(failed) }).await?;
+    // A key stroke must not wait for the next; a failure only makes it slower.
+    let _slower = socket.set_nodelay(true);
+    Ok(socket)
+}
+
+/// Awaits a step that the server at `address` must not draw out.
+async fn timely<T>(
+    address: &str,
+    step: impl Future<Output = Result<T, StreamError>>,
+) -> Result<T, StreamError> {
+    timeout(HANDSHAKE, step)
+        .await
+        .unwrap_or_else(|_| Err(StreamError::Silent { address: address.to_owned() }))
+}
+
+/// Why the server at `address` did not switch protocols.
+fn not_switched(address: &str, error: tungstenite::Error) -> StreamError {
+    match error {
+        tungstenite::Error::Http(response) => {
+            let body = response.body().as_deref().unwrap_or_default();
+            let text = String::from_utf8_lossy(body).trim().chars().take(REFUSAL_MAX).collect();
+            StreamError::Refused { status: response.status().as_u16(), text }
+        }
+        tungstenite::Error::Io(error) if let Some(unwelcome) = tls::unwelcome(address, &error) => {
+            unwelcome.into()
+        }
+        source => StreamError::Handshake { address: address.to_owned(), source: Box::new(source) },
+    }
 }
 
 impl Sender {

@@ -5,6 +5,8 @@
 
 #[path = "client/scripted.rs"]
 mod scripted;
+#[path = "client/tls.rs"]
+mod tls;
 
 use std::{
     fs,

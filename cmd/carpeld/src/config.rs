@@ -183,7 +183,8 @@ pub struct Cni {
 pub struct Streaming {
     /// Where clients are served; the kubelet is on this node. Port 0: any.
     pub address: SocketAddr,
-    /// Certificate and key, PEM, to serve over TLS; empty: in the clear.
+    /// Certificate and key, PEM, to serve over TLS; empty: in the clear. `carpel` needs no flag to trust it: the
+    /// daemon tells it on its socket.
     pub tls_cert_file: PathBuf,
     /// See `tls_cert_file`.
     pub tls_key_file: PathBuf,

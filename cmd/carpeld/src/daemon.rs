@@ -67,11 +67,11 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
             pods.clone(),
             images.clone(),
             network.clone(),
-            streaming,
+            streaming.clone(),
             facts,
             stopping.clone(),
         ),
-        operator: OperatorServer::new(images.clone(), info(&config)?, stopping.clone()),
+        operator: OperatorServer::new(images.clone(), streaming, info(&config)?, stopping.clone()),
         images: ImageServer::new(images),
     };
     let outcome = serve(&config.listen, services, stop, stopping).await;
@@ -102,6 +102,8 @@ fn info(config: &Config) -> anyhow::Result<InfoResponse> {
         shim: rooms::shim(&config.runtime)?.display().to_string(),
         network: if config.network.builtin.is_some() { "builtin" } else { "cni" }.to_owned(),
         cgroup_mode: rooms::cgroup_mode()?.to_owned(),
+        // Asked of the server each time.
+        streaming_certificate: Vec::new(),
     })
 }
 

@@ -156,6 +156,14 @@ impl Server {
         self.url("portforward", token::Request::PortForward { pod, ports })
     }
 
+    /// The certificate, DER, that who connects now is shown; `None` in the clear.
+    pub async fn certificate(&self) -> Option<Vec<u8>> {
+        let tls = self.shared.tls.clone()?;
+        // It fails only where the runtime ends, and the server with it.
+        let current = tokio::task::spawn_blocking(move || tls.current()).await.ok()?;
+        Some(current.certificate.to_vec())
+    }
+
     fn url(&self, verb: &str, request: token::Request) -> Result<String, TokenError> {
         let token = self.shared.tokens.insert(request)?;
         Ok(format!("{}/{verb}/{token}", self.shared.base))
@@ -198,8 +206,8 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>, place: OwnedSemaphorePerm
     let presence = socket.presence();
     let Some(tls) = shared.tls.clone() else { return serve_http(socket, presence, &shared, place).await };
     let accepted = async {
-        let tls = tokio::task::spawn_blocking(move || tls.acceptor()).await?;
-        tls.accept(socket).await
+        let current = tokio::task::spawn_blocking(move || tls.current()).await?;
+        current.acceptor.accept(socket).await
     };
     match tokio::time::timeout(shared.config.creation_timeout, accepted).await {
         Ok(Ok(socket)) => serve_http(socket, presence, &shared, place).await,

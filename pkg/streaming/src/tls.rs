@@ -56,9 +56,18 @@ pub enum TlsError {
 /// The certificate and its key as they are now.
 pub(crate) struct Identity {
     files: TlsFiles,
-    current: Mutex<TlsAcceptor>,
+    current: Mutex<Current>,
     /// Held by the one who looks at the files; the others go on with what there is.
     looking: Mutex<Seen>,
+}
+
+/// The pair in use.
+#[derive(Clone)]
+pub(crate) struct Current {
+    /// Accepts the next connection.
+    pub(crate) acceptor: TlsAcceptor,
+    /// The server's own certificate, without those that lead to its authority.
+    pub(crate) certificate: CertificateDer<'static>,
 }
 
 /// What was seen of the files.
@@ -77,12 +86,12 @@ impl Identity {
     pub(crate) fn open(files: TlsFiles) -> Result<Identity, TlsError> {
         // Before they are read: what changes meanwhile is read again.
         let looking = Mutex::new(Seen { used: stamps(&files), refused: None });
-        let current = Mutex::new(acceptor(&files)?);
+        let current = Mutex::new(read(&files)?);
         Ok(Identity { files, current, looking })
     }
 
-    /// What accepts the next connection. Waits for the disk.
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+    /// What the next connection is met with. Waits for the disk.
+    pub(crate) fn current(&self) -> Current {
         match self.looking.try_lock() {
             Ok(mut seen) => self.look(&mut seen),
             Err(TryLockError::Poisoned(seen)) => self.look(&mut seen.into_inner()),
@@ -99,10 +108,10 @@ impl Identity {
             return;
         }
         let certificate = self.files.certificate.display();
-        match acceptor(&self.files) {
-            Ok(acceptor) => {
+        match read(&self.files) {
+            Ok(current) => {
                 // A configuration of its own remembers no sessions of the one before it.
-                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = acceptor;
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
                 *seen = Seen { used: now, refused: None };
                 tracing::info!(%certificate, "streaming uses the new certificate");
             }
@@ -127,7 +136,7 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 /// Reads the files.
-fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+fn read(files: &TlsFiles) -> Result<Current, TlsError> {
     let unreadable = |path: &PathBuf| {
         let path = path.clone();
         move |source| TlsError::File { path, source }
@@ -135,14 +144,14 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
     let certificates = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(unreadable(&files.certificate))?;
-    if certificates.is_empty() {
+    let Some(certificate) = certificates.first().cloned() else {
         return Err(TlsError::NoCertificate(files.certificate.clone()));
-    }
+    };
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(unreadable(&files.key))?;
     let config = builder()
         .and_then(|builder| builder.with_single_cert(certificates, key))
         .map_err(|source| TlsError::Unusable { certificate: files.certificate.clone(), source })?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Current { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
 }
 
 fn builder() -> Result<rustls::ConfigBuilder<ServerConfig, WantsServerCert>, rustls::Error> {

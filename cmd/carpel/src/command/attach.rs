@@ -8,7 +8,7 @@ use crate::{
     output,
     resolve::Census,
     stream::{
-        self, DetachKeys,
+        self, DetachKeys, TlsArgs,
         session::{self, Ending, Local},
     },
 };
@@ -38,6 +38,8 @@ pub(crate) struct Args {
     /// Keys that leave it, with commas between them; empty: none do
     #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
     detach_keys: DetachKeys,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Container, or pod with a single container
     container: String,
 }
@@ -55,7 +57,7 @@ pub(crate) async fn execute(client: &Client, args: Args) -> anyhow::Result<u8> {
     };
     let what = format!("attach to container {}", args.container);
     let answer = ask(what, client.runtime().attach(request)).await?;
-    let channels = stream::open(&answer.url).await?;
+    let channels = stream::open(client, &args.tls, &answer.url).await?;
     match session::run(channels, local).await? {
         Ending::Exited(code) => Ok(exit_code(code)),
         Ending::Detached => {

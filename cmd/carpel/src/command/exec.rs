@@ -9,7 +9,7 @@ use crate::{
     client::{Client, ask},
     resolve::Census,
     stream::{
-        self, DetachKeys,
+        self, DetachKeys, TlsArgs,
         session::{self, Ending, Local},
     },
 };
@@ -48,6 +48,8 @@ pub(crate) struct Args {
     /// Kill the command after so many seconds; implies --sync
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Container, or pod with a single container
     container: String,
     /// The command and its arguments
@@ -74,7 +76,7 @@ pub(crate) async fn execute(client: &Client, args: Args, format: Format) -> anyh
     };
     let what = format!("run the command in container {}", args.container);
     let answer = ask(what, client.runtime().exec(request)).await?;
-    let channels = stream::open(&answer.url).await?;
+    let channels = stream::open(client, &args.tls, &answer.url).await?;
     match session::run(channels, local).await? {
         Ending::Exited(code) => Ok(exit_code(code)),
         Ending::Detached => Ok(0),

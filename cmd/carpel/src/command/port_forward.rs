@@ -12,7 +12,10 @@ use crate::{
     client::Client,
     command::exec::signal_code,
     resolve::{Census, pod_name},
-    stream::forward::{Forward, announce},
+    stream::{
+        TlsArgs,
+        forward::{Forward, announce},
+    },
 };
 
 /// Lead local ports to ports of a pod
@@ -29,6 +32,8 @@ pub(crate) struct Args {
     /// Address of this node to listen on
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     listen: IpAddr,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Pod, by name or id
     pod: String,
     /// [LOCAL:]POD, LOCAL empty or 0 for any free port
@@ -72,7 +77,7 @@ pub(crate) async fn execute(client: &Client, args: &Args) -> anyhow::Result<u8> 
     forwards.iter().for_each(|forward| announce(forward, &name));
     let mut running = JoinSet::new();
     for forward in forwards {
-        running.spawn(forward.run(client.clone(), id.clone()));
+        running.spawn(forward.run(client.clone(), args.tls.clone(), id.clone()));
     }
     let ended = async { while running.join_next().await.is_some() {} };
     tokio::select! {

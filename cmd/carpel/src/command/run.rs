@@ -33,7 +33,7 @@ use crate::{
     failure, output,
     resolve::{Census, pod_name},
     size::{parse_bytes, parse_cpus},
-    stream::DetachKeys,
+    stream::{DetachKeys, TlsArgs},
 };
 
 /// Run a command in a new pod
@@ -94,6 +94,8 @@ pub(crate) struct Args {
     runtime: String,
     #[command(flatten)]
     logs: log_dir::LogDirArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Reference or id
     pub(crate) image: String,
     /// Replaces the image's command; its entrypoint stays
@@ -236,7 +238,7 @@ async fn launch(
         }
     };
     let log_path = std::path::Path::new(&pod.log_directory).join(&container.log_path);
-    let started = start(client, &pod_id, pod.clone(), container, input).await;
+    let started = start(client, &args.tls, &pod_id, pod.clone(), container, input).await;
     let interrupted = interrupts.seen();
     match started {
         Ok((container_id, attachment)) if !interrupted => {
@@ -255,6 +257,7 @@ async fn launch(
 
 async fn start(
     client: &Client,
+    tls: &TlsArgs,
     pod_id: &str,
     pod: PodSandboxConfig,
     container: ContainerConfig,
@@ -266,12 +269,12 @@ async fn start(
         sandbox_config: Some(pod),
     };
     let created = wait("create the container", client.runtime().create_container(request)).await?;
-    let early = input.join_early(client, &created.container_id).await;
+    let early = input.join_early(client, tls, &created.container_id).await;
     let request = StartContainerRequest { container_id: created.container_id.clone() };
     wait("start the container", client.runtime().start_container(request)).await?;
     let attachment = match early {
         Some(attachment) => Some(attachment),
-        None => input.join(client, &created.container_id).await?,
+        None => input.join(client, tls, &created.container_id).await?,
     };
     Ok((created.container_id, attachment))
 }

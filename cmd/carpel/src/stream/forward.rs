@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Channels, StreamError};
+use super::{Channels, StreamError, TlsArgs};
 use crate::{
     client::{Client, ask},
     failure, output,
@@ -51,7 +51,7 @@ impl Forward {
     }
 
     /// Forwards connections for ever. One that fails is told of, and the others go on.
-    pub(crate) async fn run(self, client: Client, pod: String) {
+    pub(crate) async fn run(self, client: Client, tls: TlsArgs, pod: String) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut connections = JoinSet::new();
         loop {
@@ -65,9 +65,9 @@ impl Forward {
                     continue;
                 }
             };
-            let (client, pod, port) = (client.clone(), pod.clone(), self.port);
+            let (client, tls, pod, port) = (client.clone(), tls.clone(), pod.clone(), self.port);
             connections.spawn(async move {
-                if let Err(error) = connection(&client, &pod, port, socket).await {
+                if let Err(error) = connection(&client, &tls, &pod, port, socket).await {
                     tell(error.context(format!("a connection to port {port} failed"))).await;
                 }
                 drop(place);
@@ -84,10 +84,16 @@ async fn tell(error: anyhow::Error) {
 }
 
 /// One connection, both ways, to its end.
-async fn connection(client: &Client, pod: &str, port: u16, mut socket: TcpStream) -> anyhow::Result<()> {
+async fn connection(
+    client: &Client,
+    tls: &TlsArgs,
+    pod: &str,
+    port: u16,
+    mut socket: TcpStream,
+) -> anyhow::Result<()> {
     let request = PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: vec![i32::from(port)] };
     let answer = ask("forward the port", client.runtime().port_forward(request)).await?;
-    let Channels { mut to, mut from } = super::open(&answer.url).await?;
+    let Channels { mut to, mut from } = super::open(client, tls, &answer.url).await?;
     // A failure only makes it slower.
     let _slower = socket.set_nodelay(true);
     let (mut read, mut write) = socket.split();

@@ -1,16 +1,24 @@
 //! A runtime without containers: it keeps what it is told and answers what a test wrote into its [`World`].
 
 use std::{
+    collections::VecDeque,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use carpel_proto::v1::{
-    self, Container, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, Image, ImageSpec,
-    PodSandbox, PodSandboxConfig, PodSandboxMetadata, PodSandboxNetworkStatus, PodSandboxStatus,
-    image_service_server::{ImageService, ImageServiceServer},
-    runtime_service_server::{RuntimeService, RuntimeServiceServer},
+use carpel_proto::{
+    operator::{
+        self,
+        operator_server::{Operator, OperatorServer},
+    },
+    v1::{
+        self, Container, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, Image,
+        ImageSpec, PodSandbox, PodSandboxConfig, PodSandboxMetadata, PodSandboxNetworkStatus,
+        PodSandboxStatus,
+        image_service_server::{ImageService, ImageServiceServer},
+        runtime_service_server::{RuntimeService, RuntimeServiceServer},
+    },
 };
 use tempfile::TempDir;
 use tokio::{net::UnixListener, runtime::Runtime};
@@ -39,6 +47,11 @@ pub struct World {
     pub password: String,
     pub pod_configs: Vec<PodSandboxConfig>,
     pub container_configs: Vec<ContainerConfig>,
+    /// Where execs are streamed.
+    pub streaming_url: String,
+    /// What the streaming server's certificate is said to be, by one answer after the other and the last one for ever.
+    /// Empty: it is a runtime that says nothing about itself.
+    pub certificates: VecDeque<Vec<u8>>,
 }
 
 impl World {
@@ -136,6 +149,7 @@ impl Scripted {
         runtime.spawn(
             Server::builder()
                 .add_service(RuntimeServiceServer::new(service.clone()))
+                .add_service(OperatorServer::new(service.clone()))
                 .add_service(ImageServiceServer::new(service))
                 .serve_with_incoming(UnixListenerStream::new(listener)),
         );
@@ -290,6 +304,10 @@ impl RuntimeService for Service {
         Ok(Response::new(Default::default()))
     }
 
+    async fn exec(&self, _: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        Ok(Response::new(v1::ExecResponse { url: self.world().streaming_url.clone() }))
+    }
+
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
         let request = request.into_inner();
         if request.timeout > 0 {
@@ -300,6 +318,18 @@ impl RuntimeService for Service {
             stderr: "to stderr\n".into(),
             exit_code: self.world().exit_code,
         }))
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for Service {
+    async fn info(&self, _: Request<operator::InfoRequest>) -> Answer<operator::InfoResponse> {
+        let mut world = self.world();
+        let certificates = &mut world.certificates;
+        let told =
+            if certificates.len() > 1 { certificates.pop_front() } else { certificates.front().cloned() };
+        let streaming_certificate = told.ok_or_else(|| Status::unimplemented("not a call of CRI"))?;
+        Ok(Response::new(operator::InfoResponse { streaming_certificate, ..Default::default() }))
     }
 }
 

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use carpel_image::{Images, LayerProgress, LayerStage, PullProgress, PullStage, Reference};
 use carpel_proto::operator::{self, operator_server::Operator};
+use carpel_streaming::Server as Streaming;
 use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, codegen::BoxStream};
@@ -17,16 +18,22 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct OperatorServer {
     images: Images,
+    streaming: Streaming,
     info: Arc<operator::InfoResponse>,
     stopping: CancellationToken,
 }
 
 impl OperatorServer {
-    /// Over the image room; `info` is what the daemon tells about itself. Streams end when `stopping` is
-    /// cancelled.
+    /// Over the image room and the streaming server; `info` is what else the daemon tells about itself. Streams end
+    /// when `stopping` is cancelled.
     #[must_use]
-    pub fn new(images: Images, info: operator::InfoResponse, stopping: CancellationToken) -> OperatorServer {
-        OperatorServer { images, info: Arc::new(info), stopping }
+    pub fn new(
+        images: Images,
+        streaming: Streaming,
+        info: operator::InfoResponse,
+        stopping: CancellationToken,
+    ) -> OperatorServer {
+        OperatorServer { images, streaming, info: Arc::new(info), stopping }
     }
 }
 
@@ -36,7 +43,8 @@ impl Operator for OperatorServer {
         &self,
         _: Request<operator::InfoRequest>,
     ) -> Result<Response<operator::InfoResponse>, Status> {
-        Ok(Response::new((*self.info).clone()))
+        let streaming_certificate = self.streaming.certificate().await.unwrap_or_default();
+        Ok(Response::new(operator::InfoResponse { streaming_certificate, ..(*self.info).clone() }))
     }
 
     async fn pulls(

@@ -12,7 +12,7 @@ use crate::{
     },
     output,
     stream::{
-        self, Channels, DetachKeys, StreamError,
+        self, Channels, DetachKeys, StreamError, TlsArgs,
         session::{self, Ending, Local},
     },
 };
@@ -49,12 +49,22 @@ impl Input {
 
     /// Joins a container that has not started, so that its first words are heard. Runtimes other than Carpel
     /// refuse that, and are asked again after the start.
-    pub(super) async fn join_early(&self, client: &Client, container: &str) -> Option<Attachment> {
-        self.join(client, container).await.unwrap_or(None)
+    pub(super) async fn join_early(
+        &self,
+        client: &Client,
+        tls: &TlsArgs,
+        container: &str,
+    ) -> Option<Attachment> {
+        self.join(client, tls, container).await.unwrap_or(None)
     }
 
     /// Joins a container.
-    pub(super) async fn join(&self, client: &Client, container: &str) -> anyhow::Result<Option<Attachment>> {
+    pub(super) async fn join(
+        &self,
+        client: &Client,
+        tls: &TlsArgs,
+        container: &str,
+    ) -> anyhow::Result<Option<Attachment>> {
         let tty = match self {
             Input::Nothing => return Ok(None),
             Input::Stdin => false,
@@ -68,7 +78,7 @@ impl Input {
             stderr: false,
         };
         let answer = ask("attach to the container", client.runtime().attach(request)).await?;
-        let channels = stream::open(&answer.url).await?.ready().await?;
+        let channels = stream::open(client, tls, &answer.url).await?.ready().await?;
         Ok(Some(match self {
             Input::Terminal(keys) => Attachment::Terminal(channels, keys.clone()),
             Input::Nothing | Input::Stdin => Attachment::Input(channels),
