@@ -11,9 +11,9 @@
 //! after the answer to the request.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use carpel_cgroups::Leaf;
+use carpel_cgroups::{Leaf, LeafEvents};
 use carpel_oci_runtime::cgroup::Membership;
 use carpel_oci_runtime::exec::{self as runtime, Execing, Progress, Started};
 use carpel_oci_runtime::stdio::Stdio;
@@ -29,7 +29,7 @@ use crate::create::kill;
 use crate::exit::Ended;
 use crate::failure::{failure, of_exec, plain};
 use crate::pod::{Pod, Ready};
-use crate::poller::{EventFlags, Source};
+use crate::poller::{EventFlags, Poller, Source};
 use crate::request::{Answer, check_id, wrong_state};
 use crate::stdio::{input_pipe, null, output_pipe};
 
@@ -37,6 +37,8 @@ use crate::stdio::{input_pipe, null, output_pipe};
 const EXECS_MAX: usize = 1024;
 /// A process that has ended lets go of its cgroup a moment later.
 const LEAF_SOON: Duration = Duration::from_millis(5);
+/// Between two looks at a leaf that cannot be watched: there are no descriptors left.
+const LEAF_UNWATCHED: Duration = Duration::from_secs(1);
 
 /// An exec.
 #[derive(Debug)]
@@ -57,8 +59,9 @@ pub(crate) enum ExecState {
     Failed { failure: Failure, caller: Caller },
     /// It runs.
     Running,
-    /// It has ended, and something that it started has not.
-    Lingering,
+    /// It has ended, and something that it started has not, the end of which the shim may not be told: it
+    /// may be the child of the container's init. The leaf's events tell, once they are watched.
+    Lingering { events: Option<LeafEvents> },
     /// Between two states.
     Changing,
 }
@@ -150,7 +153,7 @@ impl Pod {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Some(exec) = container.execs.get_mut(&exec_key) else { return };
         let exec_id = exec.id.clone();
-        let state = std::mem::replace(&mut exec.state, ExecState::Lingering);
+        let state = std::mem::replace(&mut exec.state, ExecState::Lingering { events: None });
         let container_id = container.id.clone();
         self.forget_exec(key, exec_key);
         match state {
@@ -160,30 +163,54 @@ impl Pod {
                 let message = format!("exec {exec_id} ended before it ran");
                 self.fail(caller, plain(FailureKind::Internal, message));
             }
-            ExecState::Running | ExecState::Lingering | ExecState::Changing => {
+            ExecState::Running | ExecState::Lingering { .. } | ExecState::Changing => {
                 let exited = ExecExited { container_id, exec_id, exit_code: ended.code() };
                 self.publish(event::Body::ExecExited(exited));
             }
         }
     }
 
+    /// The leaf of an exec that has ended may have emptied.
+    pub(crate) fn on_leaf_event(&mut self, key: u32, exec_key: u32) {
+        let exec = self.containers.get(&key).and_then(|container| container.execs.get(&exec_key));
+        let Some(Exec { state: ExecState::Lingering { events: Some(events) }, .. }) = exec else { return };
+        events.heard();
+        self.forget_exec(key, exec_key);
+    }
+
     /// Drops an exec that has ended, unless its leaf is still in use.
     fn forget_exec(&mut self, key: u32, exec_key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Some(exec) = container.execs.get(&exec_key) else { return };
-        if is_vacated(exec) {
+        if is_vacated(exec, &self.poller) {
             container.execs.remove(&exec_key);
         } else {
-            self.tick_at(std::time::Instant::now() + LEAF_SOON);
+            self.tick_at(Instant::now() + LEAF_SOON);
         }
     }
 
-    /// Drops the execs that have ended and whose leaves have emptied since.
+    /// Drops the execs that have ended and whose leaves have emptied since, and watches the other leaves.
     pub(crate) fn forget_vacated_execs(&mut self) {
-        for container in self.containers.values_mut() {
-            container
-                .execs
-                .retain(|_, exec| !matches!(exec.state, ExecState::Lingering) || !is_vacated(exec));
+        let mut is_blind = false;
+        for (key, container) in &mut self.containers {
+            container.execs.retain(|exec_key, exec| {
+                if !matches!(exec.state, ExecState::Lingering { .. }) {
+                    return true;
+                }
+                if is_vacated(exec, &self.poller) {
+                    return false;
+                }
+                if let (ExecState::Lingering { events: events @ None }, Some(leaf)) =
+                    (&mut exec.state, &exec.leaf)
+                {
+                    *events = watch(leaf, &self.poller, Source::Leaf(*key, *exec_key));
+                    is_blind |= events.is_none();
+                }
+                true
+            });
+        }
+        if is_blind {
+            self.tick_at(Instant::now() + LEAF_UNWATCHED);
         }
     }
 
@@ -199,10 +226,9 @@ impl Pod {
             None => container.cgroup.kill_session(exec.process.pid).map_err(|e| internal(&e))?,
         }
         // v1's freezer would keep them from dying; and one that is not in its leaf yet dies so.
-        if !matches!(exec.state, ExecState::Lingering) {
+        if !matches!(exec.state, ExecState::Lingering { .. }) {
             kill(&exec.process);
         }
-        self.tick_at(std::time::Instant::now() + LEAF_SOON);
         Ok(Answer::done())
     }
 }
@@ -227,9 +253,20 @@ fn check(container: &Container, request: &ExecRequest) -> Result<(), Failure> {
 }
 
 /// Removes the leaf of an exec that has ended; `false` if something is in it still.
-fn is_vacated(exec: &Exec) -> bool {
+fn is_vacated(exec: &Exec, poller: &Poller) -> bool {
     // A leaf that cannot be removed for another reason is the container's removal to deal with.
-    exec.leaf.as_ref().is_none_or(|leaf| leaf.delete(Duration::ZERO).unwrap_or(true))
+    let is_vacated = exec.leaf.as_ref().is_none_or(|leaf| leaf.delete(Duration::ZERO).unwrap_or(true));
+    if let (true, ExecState::Lingering { events: Some(events) }) = (is_vacated, &exec.state) {
+        poller.remove(events);
+    }
+    is_vacated
+}
+
+fn watch(leaf: &Leaf, poller: &Poller, source: Source) -> Option<LeafEvents> {
+    let events = leaf.events().ok()?;
+    // Such a file always counts as readable: only the urgent condition means something.
+    poller.add(&events, source, EventFlags::PRI).ok()?;
+    Some(events)
 }
 
 fn pipes(request: &ExecRequest, terminal: bool) -> Result<Pipes, rustix::io::Errno> {

@@ -67,8 +67,6 @@ impl Pod {
                 Child::Orphan => {}
             }
         }
-        // An orphan may have been the last one in a leaf.
-        self.forget_vacated_execs();
     }
 
     fn whose(&self, pid: rustix::process::Pid) -> Child {
@@ -76,7 +74,8 @@ impl Pod {
             if container.init().is_some_and(|init| init.pid == pid) {
                 return Child::Init(*key);
             }
-            let lives = |state: &crate::exec::ExecState| !matches!(state, crate::exec::ExecState::Lingering);
+            let lives =
+                |state: &crate::exec::ExecState| !matches!(state, crate::exec::ExecState::Lingering { .. });
             let mut execs = container.execs.iter();
             if let Some((exec, _)) = execs.find(|(_, e)| e.process.pid == pid && lives(&e.state)) {
                 return Child::Exec(*key, *exec);

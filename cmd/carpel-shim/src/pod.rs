@@ -147,6 +147,7 @@ impl Pod {
             Source::Connection(key) => self.on_connection(key, flags),
             Source::Init(key) => self.on_init_report(key),
             Source::Exec(key, exec) => self.on_exec_report(key, exec),
+            Source::Leaf(key, exec) => self.on_leaf_event(key, exec),
             Source::Stdout(key) => self.on_output(key, Stream::Stdout, flags),
             Source::Stderr(key) => self.on_output(key, Stream::Stderr, flags),
             Source::Stdin(key) => self.with_streams(key, |streams, poller| streams.resume_input(poller)),

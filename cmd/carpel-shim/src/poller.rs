@@ -24,6 +24,8 @@ pub(crate) enum Source {
     Init(u32),
     /// An exec's new process reports.
     Exec(u32, u32),
+    /// The leaf of an exec that has ended may have emptied.
+    Leaf(u32, u32),
     /// A container's stdout, or its terminal.
     Stdout(u32),
     /// A container's stderr.
@@ -55,6 +57,7 @@ impl Source {
             Source::ClientStdin(key, client) => (8, key, client),
             Source::ClientStdout(key, client) => (9, key, client),
             Source::ClientStderr(key, client) => (10, key, client),
+            Source::Leaf(key, exec) => (11, key, exec),
         };
         kind << 56 | u64::from(first) << 28 | u64::from(second)
     }
@@ -74,6 +77,7 @@ impl Source {
             8 => Source::ClientStdin(first, second),
             9 => Source::ClientStdout(first, second),
             10 => Source::ClientStderr(first, second),
+            11 => Source::Leaf(first, second),
             _ => return None,
         })
     }
@@ -145,6 +149,7 @@ mod tests {
             Source::ClientStdin(1, 2),
             Source::ClientStdout(most, 1),
             Source::ClientStderr(1, most),
+            Source::Leaf(most, most),
         ] {
             assert_eq!(Source::from_bits(source.to_bits()), Some(source));
         }

@@ -179,7 +179,8 @@ impl Pod {
                     exit_code: 128 + SIGKILL,
                 })),
                 // Its end was told.
-                ExecState::Lingering | ExecState::Changing => {}
+                ExecState::Lingering { events } => events.iter().for_each(|e| self.poller.remove(e)),
+                ExecState::Changing => {}
             }
         }
     }

@@ -162,7 +162,7 @@ impl Pod {
         } else {
             let process = container.execs.values().find(|e| e.id == resize.exec_id);
             // One that has ended has no terminal, though something that it started may still be there.
-            let process = process.filter(|e| !matches!(e.state, ExecState::Lingering));
+            let process = process.filter(|e| !matches!(e.state, ExecState::Lingering { .. }));
             let process = process.ok_or_else(|| no_exec(&resize.exec_id))?;
             match resize_foreign(&process.process.pidfd, size) {
                 // It is ending, and was not reaped yet: its descriptors are closed (pidfd_getfd(2)).

@@ -28,6 +28,13 @@ pub struct Leaf {
     dir: OwnedFd,
 }
 
+/// Becomes readable with `POLLPRI` when the leaf's last process has left it, and once at the beginning. Something
+/// else may have changed, too: it says that it is time to look.
+///
+/// Source: `cgroup.events` in Documentation/admin-guide/cgroup-v2.rst of the kernel.
+#[derive(Debug)]
+pub struct LeafEvents(OwnedFd);
+
 /// Why a leaf did not do what it should.
 #[derive(Debug, Error)]
 pub enum LeafError {
@@ -82,6 +89,15 @@ impl Leaf {
         cgroup::is_populated(self.dir()).map_err(|e| LeafError::File(self.name.clone(), e))
     }
 
+    /// What tells when it has emptied.
+    ///
+    /// # Errors
+    /// The folder is gone, or no descriptor is left.
+    pub fn events(&self) -> Result<LeafEvents, LeafError> {
+        let opened = file::open_read(self.dir(), "cgroup.events");
+        opened.map(LeafEvents).map_err(|e| LeafError::File(self.name.clone(), e))
+    }
+
     /// Kills everything in it, in one step.
     ///
     /// # Errors
@@ -112,5 +128,20 @@ impl Leaf {
                 Err(e) => return Err(LeafError::File(self.name.clone(), e)),
             }
         }
+    }
+}
+
+impl LeafEvents {
+    /// Takes note of what it has told, so that it tells only of what comes after. To be called before looking.
+    pub fn heard(&self) {
+        // The kernel remembers for each descriptor what it has read; the words themselves are of no use, and a
+        // folder that is gone says nothing any more.
+        let _gone = rustix::io::pread(&self.0, &mut [0; 64], 0);
+    }
+}
+
+impl AsFd for LeafEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -42,7 +42,7 @@ pub use create::CreateError;
 pub use devices::{Access, DeviceKind, DeviceRule};
 pub use freeze::FreezeError;
 pub use kill::KillError;
-pub use leaf::{Leaf, LeafError};
+pub use leaf::{Leaf, LeafError, LeafEvents};
 pub use limits::{HugepageLimit, LimitError, Limits};
 pub use path::{CgroupPath, PathError};
 pub use remove::DeleteError;

@@ -196,6 +196,21 @@ fn killing_an_exec_kills_its_tree_and_nothing_else() {
 }
 
 #[test]
+fn what_an_exec_left_behind_frees_its_cgroup_when_it_ends() {
+    let mut pod = sleeping_pod();
+    // An orphan in the container's own PID namespace is its init's child: nobody tells the shim of its end.
+    let script = "setsid sh -c 'echo child; exec sleep 1' & exit 3";
+    let fds = pod.daemon.exec("c1", "e1", &["/bin/sh", "-c", script]);
+    read_until(&fds[0], "child\n");
+    assert_eq!(pod.daemon.exec_exit_of("e1"), 3);
+    let fds_before = fds_of(pod.shim_pid());
+    assert_eq!(read_all(&fds[0]), "");
+    until("its cgroup's end", || leaves(&pod).is_empty());
+    until("no descriptor left", || fds_of(pod.shim_pid()) < fds_before);
+    pod.shut_down();
+}
+
+#[test]
 fn five_hundred_quick_execs_leave_nothing() {
     let mut pod = sleeping_pod();
     let fds_before = fds_of(pod.shim_pid());
