@@ -11,12 +11,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use carpel_e2e::client::{Pod, eventually, image_spec, refusal};
-use carpel_e2e::config::{bind, container, int, namespaces, security};
+use carpel_e2e::config::{bind, container, int, namespaces, profile, security};
 use carpel_e2e::crictl::CommandLine;
 use carpel_e2e::daemon::{Daemon, Options};
 use carpel_e2e::kernel::{processes, status_field};
 use carpel_e2e::scenario::{self, BUSYBOX};
 use carpel_proto::v1;
+use carpel_proto::v1::security_profile::ProfileType;
 use tonic::Code;
 
 /// What the pods' root is on the host, and how many ids they have.
@@ -181,10 +182,14 @@ fn capabilities_are_over_what_the_pod_has() {
         sysctls.insert("net.core.somaxconn".to_owned(), "77".to_owned());
         sysctls.insert("kernel.shmmni".to_owned(), "78".to_owned());
         let pod = daemon.client.run_pod(config).await;
-        let mut strong = sleeper("strong");
+        // Capabilities alone decide: AppArmor's default profile lets nobody mount.
+        let [mut strong, mut weak] = ["strong", "weak"].map(sleeper);
+        for config in [&mut strong, &mut weak] {
+            security(config).apparmor = profile(ProfileType::Unconfined, "");
+        }
         capabilities(&mut strong, &["ALL"]);
         let strong = daemon.client.launch(&pod, strong).await;
-        let weak = daemon.client.launch(&pod, sleeper("weak")).await;
+        let weak = daemon.client.launch(&pod, weak).await;
         let read = "cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shmmni";
         assert_eq!(daemon.client.sh(&weak, read).await, "77\n78");
         for own in [
