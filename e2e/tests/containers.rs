@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a step that fails, fails the test")]
 
+#[path = "containers/volumes.rs"]
+mod volumes;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -480,23 +483,6 @@ fn propagation_needs_a_source_that_propagates() {
             let status = refusal("a private source", daemon.client.try_create(&pod, config).await);
             assert!(status.message().contains(&*disk.path().to_string_lossy()), "{}", status.message());
         }
-    });
-}
-
-#[test]
-fn the_images_volumes_are_writable_and_filled() {
-    scenario::run(Options::default(), async |daemon| {
-        let tar = carpel_e2e::tar::Tar::new().dir("data/", 0o750).file("data/seed", 0o640, "seed");
-        let image = busybox::image().layer(tar.finish());
-        let image = image.config("Volumes", serde_json::json!({ "/data": {}, "/fresh": {} }));
-        let image = pulled(daemon, "volumes", &image).await;
-        let pod = daemon.client.run_pod(daemon.host_pod("volumes")).await;
-        let mut config = container("volumes", &image, &["sleep", "1000"]);
-        carpel_e2e::config::security(&mut config).readonly_rootfs = true;
-        let id = daemon.client.launch(&pod, config).await;
-        assert_eq!(daemon.client.sh(&id, "cat /data/seed && stat -c %a /data").await, "seed750");
-        daemon.client.sh(&id, "echo x > /data/x; echo y > /fresh/y").await;
-        assert_ne!(daemon.client.exec(&id, &["touch", "/elsewhere"]).await.code, 0);
     });
 }
 

@@ -189,6 +189,7 @@ fn container(dir: &Path, round: usize, args: &[&str]) -> ContainerPlan {
             work: own.join("work").display().to_string(),
             readonly: false,
             volatile: true,
+            folders: Vec::new(),
         },
         mounts: vec![
             mount("/proc", "proc", NONE, &[]),

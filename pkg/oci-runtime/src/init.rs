@@ -12,7 +12,7 @@
 //!    cgroup namespace · a copy of the pod's mounts
 //!    parts of image volumes · pivot_root: the host is out of reach
 //!  in the container's root
-//!    mounts, devices · user · terminal, console · working directory · masks · read-only
+//!    folders, mounts, devices · user · terminal, console · working directory · masks · read-only
 //!    the steps of `process.rs`
 //!    ── ready, go ──
 //!    seccomp · execve
@@ -240,6 +240,7 @@ fn enter_root(plan: &ContainerPlan, taken: Taken<'_>) -> Result<Mounted, InitErr
 
     let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root::new(open("/", dir, Mode::empty()).map_err(InitError::Root)?);
+    rootfs::make_folders(&plan.rootfs, &root)?;
     let own_dev = mounts.attach(&root)?;
     match nodes {
         Some(nodes) => devices::attach_elsewhere(&root, plan, &nodes)?,

@@ -18,6 +18,7 @@ use rustix::mount::{
 use rustix::process::{fchdir, pivot_root};
 
 use crate::mounts::bind::{IdmapError, map_one};
+use crate::root::{Absent, Links, Root};
 use crate::sandbox::mounts::{ROOT_DIR, attach};
 use crate::sandbox::user_namespace::{Unmapped, UserNamespace};
 
@@ -68,6 +69,12 @@ pub(crate) enum RootfsError {
         #[source]
         source: Errno,
     },
+    #[error("make {path} in the root")]
+    Folder {
+        path: String,
+        #[source]
+        source: Errno,
+    },
     #[error("{0}")]
     Step(&'static str, #[source] Errno),
 }
@@ -86,6 +93,15 @@ pub(crate) fn make(
     prepare_upper(plan, user)?;
     let writable = Writable { upper: &plan.upper, work: &plan.work, volatile: plan.volatile };
     overlay(&plan.lowers, Some(writable), label, user)
+}
+
+/// Makes what must be there and is not. The process is inside the root, and nothing is mounted in it yet.
+pub(crate) fn make_folders(plan: &RootfsPlan, root: &Root) -> Result<(), RootfsError> {
+    for path in &plan.folders {
+        root.ensure(path, Absent::Dir, Links::Follow)
+            .map_err(|source| RootfsError::Folder { path: path.clone(), source })?;
+    }
+    Ok(())
 }
 
 /// The layer of an overlay that can be written.

@@ -167,6 +167,10 @@ pub struct RootfsPlan {
     /// overlayfs' `volatile` option: no sync of the upper layer.
     #[prost(bool, tag = "5")]
     pub volatile: bool,
+    /// Absolute paths inside the container at which something must be: where nothing is, a folder is made, 0755, with
+    /// those on the way, before anything is mounted. Symbolic links are followed inside the root.
+    #[prost(string, repeated, tag = "6")]
+    pub folders: Vec<String>,
 }
 
 /// One mount.

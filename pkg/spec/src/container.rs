@@ -43,10 +43,10 @@ pub fn container_plan(input: &ContainerInput<'_>) -> Result<PlannedContainer, Pl
     let (pid_namespace, pid_target) = pid_namespace(input)?;
     let devices = devices::plan_devices(input)?;
     let labels = selinux::of_container(input)?;
-    let Mounts { mounts, rootfs_propagation, pod_shm } = mounts::plan_mounts(input)?;
+    let Mounts { mounts, folders, rootfs_propagation, pod_shm } = mounts::plan_mounts(input)?;
     let plan = ContainerPlan {
         process: process_plan(input, labels.process)?,
-        rootfs: rootfs(input)?,
+        rootfs: rootfs(input, folders)?,
         mounts,
         pid_namespace: pid_namespace.into(),
         pid_target,
@@ -114,7 +114,7 @@ fn process_plan(input: &ContainerInput<'_>, label: String) -> Result<ProcessPlan
     })
 }
 
-fn rootfs(input: &ContainerInput<'_>) -> Result<RootfsPlan, PlanError> {
+fn rootfs(input: &ContainerInput<'_>, folders: Vec<String>) -> Result<RootfsPlan, PlanError> {
     let parts = input.rootfs;
     if parts.lowers.is_empty() {
         return Err(PlanError::NoLayers);
@@ -126,6 +126,7 @@ fn rootfs(input: &ContainerInput<'_>) -> Result<RootfsPlan, PlanError> {
         work: path::below_root("rootfs work folder", &parts.work)?,
         readonly: input.config.security.readonly_rootfs,
         volatile: parts.volatile,
+        folders,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The mounts of a container, in the order in which they are made.
 //!
 //! ```text
-//!   image volumes
+//!   image volumes                        where the root is read-only
 //!   /proc  /dev  /sys                    always there, unless the client mounts over one
 //!   /dev/pts  /dev/mqueue  /dev/shm      not below a /dev of the client's
 //!   /sys/fs/cgroup
@@ -24,7 +24,7 @@ use crate::error::{MountProblem, PlanError};
 use crate::input::ContainerInput;
 use crate::path;
 use crate::seccomp::KernelVersion;
-use crate::volumes::plan_volumes;
+use crate::volumes::{onto_itself, plan_volumes};
 
 /// mount_setattr(2) `MOUNT_ATTR_RDONLY`.
 pub(crate) const RDONLY: u64 = 0x1;
@@ -64,6 +64,8 @@ const PROC_FILES: [&str; 11] = [
 pub(crate) struct Mounts {
     /// In the order in which they are made.
     pub(crate) mounts: Vec<MountPlan>,
+    /// What must be there in the root: image volumes that need no mount.
+    pub(crate) folders: Vec<String>,
     /// Propagation of the container's `/`.
     pub(crate) rootfs_propagation: Propagation,
     /// The pod's `/dev/shm` is mounted, because the client mounts nothing of its own over it.
@@ -93,10 +95,15 @@ pub(crate) fn plan_mounts(input: &ContainerInput<'_>) -> Result<Mounts, PlanErro
         kernel_mounts(input).into_iter().chain(pod_files(input)?).filter(|mount| !replaced(mount)).collect();
     mounts.append(&mut of_client);
     mounts.sort_by_key(depth);
-    let mut in_order = plan_volumes(input, &mounts)?;
+    let volumes = plan_volumes(input, &mounts)?.into_iter();
+    let (mut in_order, folders) = if input.config.security.readonly_rootfs {
+        (volumes.map(onto_itself).collect(), Vec::new())
+    } else {
+        (Vec::new(), volumes.collect())
+    };
     in_order.sort_by_key(depth);
     in_order.append(&mut mounts);
-    Ok(Mounts { mounts: in_order, rootfs_propagation: rootfs_propagation(asked), pod_shm })
+    Ok(Mounts { mounts: in_order, folders, rootfs_propagation: rootfs_propagation(asked), pod_shm })
 }
 
 fn depth(mount: &MountPlan) -> usize {

@@ -1,9 +1,13 @@
 //! Volumes that an image declares for itself.
 //!
-//! A path that an image calls a `VOLUME` is to be writable and to begin with what the image has
-//! there. The writable layer does both at no cost, and lives exactly as long as the container, which
-//! is what Kubernetes promises of such a path. So they are ignored — but where the root file system
-//! is read-only: there each is a part of the root bound onto itself, a mount that stays writable.
+//! A path that an image calls a `VOLUME` is to be there, to be writable and to begin with what the image has
+//! there. containerd gives each a folder of its own on the host and copies into it what the image has. Here it is a
+//! part of the writable layer, as CRI-O has it: nothing is copied, owners and modes are the image's, what is
+//! written counts as the container's use of disk, and goes with the container, which is what Kubernetes promises
+//! of such a path. So where the image has nothing there a folder is made, and no more, but where the root file
+//! system is read-only: there each is a part of the root bound onto itself, a mount that stays writable.
+//!
+//! What cannot live on an overlayfs (another overlayfs: Docker in a container) needs an emptyDir there.
 
 use std::collections::BTreeSet;
 
@@ -16,14 +20,13 @@ use crate::path;
 /// The most volumes of an image.
 const VOLUMES_MAX: usize = 128;
 
-/// Mounts for the image's volumes, sorted by path. Paths at or below which something is mounted need
-/// none: a volume of the image's is not made inside one of the client's, nor in `/dev`, `/proc` and
-/// `/sys`, which are no part of an image. They have the attributes of the root itself, as they would
-/// where it is writable.
+/// The image's volumes as paths inside the container, sorted. Those at or below which something is mounted are left
+/// out: a volume of the image's is not made inside one of the client's, nor in `/dev`, `/proc` and `/sys`, which are
+/// no part of an image.
 pub(crate) fn plan_volumes(
     input: &ContainerInput<'_>,
     mounts: &[MountPlan],
-) -> Result<Vec<MountPlan>, PlanError> {
+) -> Result<BTreeSet<String>, PlanError> {
     let volumes = &input.image.volumes;
     if volumes.len() > VOLUMES_MAX {
         let (what, count, max) = ("image volumes", volumes.len(), VOLUMES_MAX);
@@ -31,17 +34,17 @@ pub(crate) fn plan_volumes(
     }
     let mut paths = BTreeSet::new();
     for volume in volumes {
-        // Checked even where they are ignored: whether an image is good must not depend on how it is run.
-        let path = path::below_root("image volume", volume)?;
-        let covered = mounts.iter().any(|mount| path::is_within(&path, &mount.destination));
-        if input.config.security.readonly_rootfs && !covered {
+        // `VOLUME data` is kept as it was written, and is `/data` to containerd too.
+        let path = path::below_root("image volume", &format!("/{}", volume.trim_start_matches('/')))?;
+        if !mounts.iter().any(|mount| path::is_within(&path, &mount.destination)) {
             paths.insert(path);
         }
     }
-    Ok(paths.into_iter().map(onto_itself).collect())
+    Ok(paths)
 }
 
-fn onto_itself(path: String) -> MountPlan {
+/// A volume where the root is read-only. It has the attributes of the root itself, as it would where that is writable.
+pub(crate) fn onto_itself(path: String) -> MountPlan {
     MountPlan {
         destination: path.clone(),
         source: Some(Source::Rootfs(RootfsSource { path })),

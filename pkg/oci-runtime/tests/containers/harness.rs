@@ -280,6 +280,7 @@ impl Shim {
                 work: own.join("work").display().to_string(),
                 readonly: false,
                 volatile: false,
+                folders: Vec::new(),
             },
             mounts: default_mounts(),
             pid_namespace: PidNamespace::Container as i32,

@@ -1,4 +1,4 @@
-//! Parts of a read-only root that stay writable: what an image calls its volumes.
+//! What an image calls its volumes: folders of a writable root, parts of a read-only one that stay writable.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     ("volumes: behind symbolic links", behind_links),
     ("volumes: attributes", attributes),
     ("volumes: what cannot be one", refused),
+    ("volumes: folders of a writable root", writable),
 ];
 
 /// A part of the root onto itself.
@@ -126,4 +127,36 @@ fn refused(shim: &mut Shim) {
     let failure = shim.refused(&plan);
     assert_eq!(failure.stage, Stage::Mount);
     assert!(failure.text.contains("/all leads to the container's root itself"), "{failure}");
+}
+
+fn writable(shim: &mut Shim) {
+    shim.enter(|_| {});
+    let layer = image(shim);
+    fs::create_dir(layer.join("run")).expect("mkdir");
+    for (link, target) in
+        [("var-run", "/run"), ("outside", "../../../../tmp"), ("all", "/"), ("self", "self")]
+    {
+        symlink(target, layer.join(link)).expect("link");
+    }
+    let script = "cat /data/seed; stat -c '%a %u:%g' /data /fresh/er /tmp/made /run/made; mv /data /elsewhere && \
+        grep -cE ' (/data|/fresh|/tmp|/run|/all)' /proc/self/mounts";
+    let mut plan = shim.plan_on(&layer, script);
+    let paths = ["/data", "/fresh/er", "/outside/made", "/var-run/made", "/all", "/etc/passwd"];
+    plan.rootfs.folders = paths.map(str::to_owned).to_vec();
+    let outcome = shim.run(&plan);
+    assert_eq!(outcome.out, "seed\n2750 7:8\n755 0:0\n755 0:0\n755 0:0\n0\n", "{outcome:?}");
+    let upper = PathBuf::from(&plan.rootfs.upper);
+    assert!(upper.join("tmp/made").is_dir() && !PathBuf::from("/tmp/made").exists());
+
+    for (path, errno) in [
+        ("/etc/passwd/below", rustix::io::Errno::NOTDIR),
+        ("/self/below", rustix::io::Errno::LOOP),
+        (&format!("/{}", "x".repeat(256)), rustix::io::Errno::NAMETOOLONG),
+    ] {
+        let mut plan = shim.plan_on(&layer, "true");
+        plan.rootfs.folders = vec![path.to_owned()];
+        let failure = shim.refused(&plan);
+        assert_eq!((failure.stage, failure.errno), (Stage::Rootfs, Some(errno)), "{failure}");
+        assert!(failure.text.contains(&format!("make {path} in the root")), "{failure}");
+    }
 }

@@ -306,13 +306,14 @@ fn image_mounts_are_read_only_and_need_their_layers() {
 }
 
 #[test]
-fn volumes_of_an_image_are_mounts_only_on_a_read_only_root() {
+fn volumes_of_an_image_are_folders_and_on_a_read_only_root_mounts() {
     let check = |readonly: bool, volumes: &[&str]| {
         let mut fixture = Fixture::new();
         fixture.config.security.readonly_rootfs = readonly;
         fixture.config.mounts.push(mount("/mine", "/srv"));
         fixture.image.volumes = strings(volumes);
         fixture.plan().map(|planned| {
+            let folders = planned.plan.rootfs.folders;
             let mounts = planned.plan.mounts.into_iter().enumerate();
             let volume = |(place, mount): (usize, MountPlan)| match mount.source {
                 Some(Source::Rootfs(part)) => {
@@ -321,18 +322,32 @@ fn volumes_of_an_image_are_mounts_only_on_a_read_only_root() {
                 }
                 _ => None,
             };
-            mounts.filter_map(volume).collect::<Vec<_>>()
+            (mounts.filter_map(volume).collect::<Vec<_>>(), folders)
         })
     };
     let at = |place: usize, path: &str| (place, path.to_owned());
-    assert!(check(false, &["/data"]).unwrap().is_empty());
-    let paths = check(true, &["/data/", "/data", "/mine", "/mine/below", "/dev/x", "/proc", "/etc/hosts"]);
-    assert_eq!(paths.unwrap(), [at(0, "/data")]);
+    let volumes =
+        ["/data/", "data", "/mine", "/mine/below", "/dev/x", "/proc", "/etc/hosts", "/srv//web", "srv"];
+    let (mounts, folders) = check(false, &volumes).unwrap();
+    assert!(mounts.is_empty(), "{mounts:?}");
+    assert_eq!(folders, ["/data", "/srv", "/srv/web"]);
+    let only = |(mounts, folders): (Vec<_>, Vec<String>)| {
+        assert!(folders.is_empty(), "{folders:?}");
+        mounts
+    };
+    let mounts = only(check(true, &volumes).unwrap());
+    assert_eq!(mounts, [at(0, "/data"), at(1, "/srv"), at(2, "/srv/web")]);
     // Before all other mounts, parents first, and also where something is mounted below.
-    let paths = check(true, &["/a/deep/down", "/z", "/etc"]);
-    assert_eq!(paths.unwrap(), [at(0, "/etc"), at(1, "/z"), at(2, "/a/deep/down")]);
-    for bad in ["/../../../etc", "data", "/", "/a/../b", ""] {
-        assert!(check(false, &[bad]).is_err(), "{bad:?}");
+    let mounts = only(check(true, &["/a/deep/down", "/z", "/etc"]).unwrap());
+    assert_eq!(mounts, [at(0, "/etc"), at(1, "/z"), at(2, "/a/deep/down")]);
+    let many: Vec<String> = (0..129).map(|number| format!("/{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for readonly in [false, true] {
+        for bad in ["/../../../etc", "../etc", "/", "/a/../b", "", ".", "/a\0b"] {
+            assert!(check(readonly, &[bad]).is_err(), "{bad:?}");
+        }
+        assert!(check(readonly, &many[1..]).is_ok());
+        assert!(matches!(check(readonly, &many), Err(PlanError::TooMany { count: 129, .. })));
     }
 }
 

@@ -52,6 +52,8 @@ struct LookedUp {
     image: Arc<Image>,
     lowers: Vec<String>,
     image_mounts: BTreeMap<usize, Vec<String>>,
+    /// An empty folder that some of them want for a second layer.
+    empty: Option<PathBuf>,
     lease: carpel_image::LayerLease,
     found: Found,
     /// With the AppArmor profiles that are loaded now.
@@ -100,13 +102,15 @@ impl Wanted {
         let apparmor = self.shared.apparmor.for_container(&self.config.security).await;
         let apparmor = apparmor.map_err(|err| self.apparmor_error(err))?;
         let node = NodeFacts { apparmor, ..self.shared.node.facts.clone() };
+        let mut empty = None;
         if matches!(node.selinux, Selinux::Enabled(_)) {
             // A layer alone has the labels that it has on disk, an overlay those of the mount.
-            let alone = image_mounts.values_mut().filter(|lowers| lowers.len() == 1);
-            let empty = self.shared.layout.empty(&self.id).display().to_string();
-            alone.for_each(|lowers| lowers.push(empty.clone()));
+            for lowers in image_mounts.values_mut().filter(|lowers| lowers.len() == 1) {
+                let empty = empty.get_or_insert_with(|| self.shared.layout.empty(&self.id));
+                lowers.push(empty.display().to_string());
+            }
         }
-        Ok(LookedUp { image, lowers, image_mounts, lease, found, node, wanted: self })
+        Ok(LookedUp { image, lowers, image_mounts, empty, lease, found, node, wanted: self })
     }
 
     /// The layers of images that are mounted as volumes, by the mount's index.
@@ -166,9 +170,8 @@ impl LookedUp {
             let step = step.and_then(|(record, planned)| {
                 let log_path = record.log_path.clone();
                 write_files(&self.wanted, &record)?;
-                if !self.image_mounts.is_empty() {
-                    let empty = self.wanted.shared.layout.empty(&self.wanted.id);
-                    make_private_dir(&empty).map_err(StepError::File)?;
+                if let Some(empty) = &self.empty {
+                    make_private_dir(empty).map_err(StepError::File)?;
                 }
                 Ok((planned, log_path))
             });
