@@ -99,7 +99,9 @@ impl Presence {
     /// Resolves when nothing has gone either way for this time.
     pub(crate) async fn idle(&self, limit: Duration) {
         loop {
-            let quiet = Duration::from_millis(self.used.now() - self.used.at.load(Ordering::Relaxed));
+            // It may have been used after this look at the clock.
+            let quiet = self.used.now().saturating_sub(self.used.at.load(Ordering::Relaxed));
+            let quiet = Duration::from_millis(quiet);
             match limit.checked_sub(quiet) {
                 Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
                 Some(_) | None => return,
@@ -172,5 +174,22 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(rustix::net::shutdown(&*self.tcp, Shutdown::Write)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_used_at_this_very_moment_is_not_idle() {
+        let presence = Presence::unknown();
+        // What another thread notes between the two looks that `idle` takes.
+        presence.used.at.store(presence.used.now() + 1000, Ordering::Relaxed);
+        tokio::select! {
+            biased;
+            () = presence.idle(Duration::from_secs(3600)) => panic!("taken for idle"),
+            () = tokio::task::yield_now() => {}
+        }
     }
 }
