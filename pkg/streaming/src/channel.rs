@@ -9,6 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::spdy::Window;
+
 /// Pieces that wait between a connection's reader and a session.
 pub(crate) const QUEUE: usize = 8;
 /// Bytes that wait between a connection's reader and its sessions, over all streams.
@@ -29,6 +31,8 @@ pub(crate) enum Write {
     Reset { stream: u32, status: u32 },
     /// A ready frame: the answer to a ping, a farewell.
     Raw(Bytes),
+    /// Nothing comes after this, though there are still some who could send (SPDY only).
+    Last,
 }
 
 /// A piece on its way to a session, with its place in the connection's budget.
@@ -48,9 +52,11 @@ impl Budget {
     }
 
     /// Hands `data` to a session, once there is room. `Err`: the session reads no more.
-    pub(crate) async fn hand_over(&self, to: &mpsc::Sender<Piece>, data: Bytes) -> Result<(), Gone> {
+    pub(crate) async fn hand_over(&self, to: &mpsc::Sender<Piece>, data: &[u8]) -> Result<(), Gone> {
         let bytes = u32::try_from(data.len().min(WAITING_BYTES)).map_err(|_| Gone)?;
         let room = Arc::clone(&self.0).acquire_many_owned(bytes).await.map_err(|_| Gone)?;
+        // A copy: the reader's buffer, of which a piece may be a single byte, must not wait with it.
+        let data = Bytes::copy_from_slice(data);
         to.send(Piece { data, _room: room }).await.map_err(|_| Gone)
     }
 }
@@ -71,6 +77,8 @@ impl Incoming {
 pub(crate) struct Outgoing {
     pub(crate) stream: u32,
     pub(crate) writer: mpsc::Sender<Write>,
+    /// What the client is ready to take (SPDY only).
+    pub(crate) window: Option<Arc<Window>>,
 }
 
 /// The connection has ended.
@@ -78,13 +86,41 @@ pub(crate) struct Outgoing {
 pub(crate) struct Gone;
 
 impl Outgoing {
-    /// Sends a piece.
-    pub(crate) async fn send(&self, data: Bytes) -> Result<(), Gone> {
-        self.writer.send(Write::Data { stream: self.stream, data }).await.map_err(|_| Gone)
+    /// Sends a piece. What the client has broken off is sent to nobody.
+    pub(crate) async fn send(&self, mut data: Bytes) -> Result<(), Gone> {
+        let stream = self.stream;
+        let Some(window) = &self.window else {
+            return self.writer.send(Write::Data { stream, data }).await.map_err(|_| Gone);
+        };
+        while !data.is_empty() {
+            let Some(now) = window.spend(data.len()).await else { return Ok(()) };
+            let data = data.split_to(now);
+            self.writer.send(Write::Data { stream, data }).await.map_err(|_| Gone)?;
+        }
+        Ok(())
     }
 
     /// Ends the stream; the other direction stays open.
     pub(crate) async fn end(&self) -> Result<(), Gone> {
         self.writer.send(Write::End { stream: self.stream }).await.map_err(|_| Gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_piece_that_waits_keeps_no_more_than_itself() {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut buffer = BytesMut::zeroed(1 << 20);
+        let piece = buffer.split_to(1).freeze();
+        Budget::new().hand_over(&sender, &piece).await.unwrap();
+        drop(piece);
+        let waiting = Incoming(receiver).next().await.unwrap();
+        assert_eq!(waiting.len(), 1);
+        assert!(waiting.is_unique(), "the piece shares the reader's buffer");
     }
 }

@@ -203,7 +203,7 @@ mod tests {
     async fn a_slow_client_gets_all_output_after_the_end() {
         const BYTES: usize = 300_000;
         let (writer, mut orders) = mpsc::channel(1);
-        let out = |stream| Outgoing { stream, writer: writer.clone() };
+        let out = |stream| Outgoing { stream, writer: writer.clone(), window: None };
         let (mut process_out, stdout) = tokio::io::duplex(1 << 20);
         process_out.write_all(&vec![7; BYTES]).await.unwrap();
         let process = Process {

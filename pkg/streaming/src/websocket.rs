@@ -105,7 +105,7 @@ impl Connection {
 
     /// What is sent to the client on a channel.
     pub(crate) fn outgoing(&self, channel: u8) -> Outgoing {
-        Outgoing { stream: channel.into(), writer: self.writer.clone() }
+        Outgoing { stream: channel.into(), writer: self.writer.clone(), window: None }
     }
 
     /// Resolves when the client has ended the connection.
@@ -194,7 +194,7 @@ async fn read_messages<S>(
         }
         tokio::select! {
             biased;
-            handed = budget.hand_over(sender, data) => {
+            handed = budget.hand_over(sender, &data) => {
                 if handed.is_err() {
                     channels.remove(&channel);
                 }
@@ -250,7 +250,9 @@ async fn write_messages<S>(
             Write::End { stream } if encoding == Encoding::Binary(Closing::Both) => {
                 encode(encoding, CLOSE, &[u8::try_from(stream).unwrap_or(CLOSE)])
             }
-            Write::End { .. } | Write::Accept { .. } | Write::Reset { .. } | Write::Raw(_) => continue,
+            Write::End { .. } | Write::Accept { .. } | Write::Reset { .. } | Write::Raw(_) | Write::Last => {
+                continue;
+            }
         };
         if sink.send(message).await.is_err() {
             return;

@@ -16,8 +16,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    frame::{self, Frame, FrameError, INVALID_STREAM, REFUSED_STREAM},
+    frame::{self, FLOW_CONTROL_ERROR, Frame, FrameError, INVALID_STREAM, REFUSED_STREAM},
     headers::{HeaderError, HeaderReader, HeaderWriter},
+    window::{self, Received, Windows},
 };
 use crate::{
     channel::{Budget, Incoming, Outgoing, PIECE_BYTES, Piece, QUEUE, Write},
@@ -48,6 +49,7 @@ struct Open {
     sender: Option<mpsc::Sender<Piece>>,
     /// The session has it as long as it has the stream.
     reset: Weak<CancellationToken>,
+    received: Received,
 }
 
 impl Open {
@@ -97,6 +99,8 @@ enum ReadError {
     Frame(#[from] FrameError),
     #[error("bad headers")]
     Headers(#[from] HeaderError),
+    #[error("the client opens the connection's windows wider than can be")]
+    Windows,
 }
 
 /// Starts a connection on an upgraded HTTP connection.
@@ -112,6 +116,8 @@ pub(crate) fn accept(
         open: HashMap::new(),
         budget: Budget::new(),
         headers: HeaderReader::new(),
+        windows: Windows::new(),
+        received: Received::default(),
         presence,
         new_streams,
         writer: writer.clone(),
@@ -131,15 +137,20 @@ impl Connection {
         self.streams.recv().await
     }
 
-    /// Resolves when the client has ended the connection.
+    /// Resolves when the client has ended the connection. Refuses what streams it opens until then: one that
+    /// nobody took would keep the reader from all that comes after it.
     pub(crate) async fn gone(&mut self) {
-        self.reading.join_next().await;
+        while let Some(stream) = self.next().await {
+            stream.refuse().await;
+        }
     }
 
     /// Sends what is left and a farewell, and gives the client a moment to read it all.
     pub(crate) async fn close(mut self) {
-        let _gone = self.writer.send(Write::Raw(Bytes::from(frame::go_away(0)))).await;
-        drop(self.writer);
+        // The reader can still give orders, and does not end before the client: it must not keep the writer.
+        for order in [Write::Raw(Bytes::from(frame::go_away(0))), Write::Last] {
+            let _gone = self.writer.send(order).await;
+        }
         self.streams.close();
         while self.streams.recv().await.is_some() {}
         self.writing.join_next().await;
@@ -152,6 +163,8 @@ struct Reader {
     open: HashMap<u32, Open>,
     budget: Budget,
     headers: HeaderReader,
+    windows: Arc<Windows>,
+    received: Received,
     presence: Presence,
     new_streams: mpsc::Sender<Stream>,
     writer: mpsc::Sender<Write>,
@@ -177,15 +190,31 @@ impl Reader {
             Frame::Headers { block } => {
                 self.headers.read(&block)?;
             }
-            Frame::Reset { stream } => {
-                if let Some(reset) = self.open.remove(&stream).and_then(|open| open.reset.upgrade()) {
-                    reset.cancel();
+            Frame::InitialWindow { bytes } => {
+                self.windows.set_initial(bytes).map_err(|_overflow| ReadError::Windows)?;
+            }
+            Frame::Window { stream: 0, bytes } => {
+                self.windows.open_connection(bytes).map_err(|_overflow| ReadError::Windows)?;
+            }
+            Frame::Window { stream, bytes } => {
+                if self.windows.open_stream(stream, bytes).is_err() {
+                    self.order(Write::Reset { stream, status: FLOW_CONTROL_ERROR }).await;
+                    self.broken_off(stream);
                 }
             }
+            Frame::Reset { stream } => self.broken_off(stream),
             Frame::Ping { id } => self.order(Write::Raw(Bytes::from(frame::ping(id)))).await,
             Frame::GoAway | Frame::Ignored => {}
         }
         Ok(())
+    }
+
+    /// Whatever is under way on the stream ends.
+    fn broken_off(&mut self, stream: u32) {
+        self.windows.break_off(stream);
+        if let Some(reset) = self.open.remove(&stream).and_then(|open| open.reset.upgrade()) {
+            reset.cancel();
+        }
     }
 
     async fn opened(&mut self, stream: u32, block: &[u8], fin: bool) -> Result<(), ReadError> {
@@ -202,11 +231,12 @@ impl Reader {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let reset = Arc::new(CancellationToken::new());
         let sender = Some(sender).filter(|_| !fin);
-        self.open.insert(stream, Open { sender, reset: Arc::downgrade(&reset) });
+        let received = Received::default();
+        self.open.insert(stream, Open { sender, reset: Arc::downgrade(&reset), received });
         let opened = Stream {
             headers,
             incoming: Incoming(receiver),
-            outgoing: Outgoing { stream, writer: self.writer.clone() },
+            outgoing: Outgoing { stream, writer: self.writer.clone(), window: Some(self.windows.of(stream)) },
             reset,
         };
         if self.new_streams.send(opened).await.is_err() {
@@ -217,6 +247,9 @@ impl Reader {
     }
 
     async fn data(&mut self, stream: u32, data: Bytes, fin: bool) -> Result<(), ReadError> {
+        if let Some(bytes) = self.received.count(data.len()) {
+            self.order(Write::Raw(Bytes::from(frame::window_update(0, bytes)))).await;
+        }
         let open = self.open.get_mut(&stream);
         let Some((sender, open)) = open.and_then(|open| Some((open.sender.clone()?, open))) else {
             // The end of a stream that we gave up first is nothing to complain of.
@@ -225,8 +258,9 @@ impl Reader {
             }
             return Ok(());
         };
+        let length = data.len();
         let handed =
-            async { if data.is_empty() { Ok(()) } else { self.budget.hand_over(&sender, data).await } };
+            async { if data.is_empty() { Ok(()) } else { self.budget.hand_over(&sender, &data).await } };
         let handed = tokio::select! {
             biased;
             handed = handed => handed,
@@ -236,6 +270,8 @@ impl Reader {
         // A session that reads no more has dropped its end.
         if fin || handed.is_err() {
             open.sender = None;
+        } else if let Some(bytes) = open.received.count(length) {
+            self.order(Write::Raw(Bytes::from(frame::window_update(stream, bytes)))).await;
         }
         Ok(())
     }
@@ -247,8 +283,17 @@ impl Reader {
 
 async fn write_frames<W: AsyncWrite>(mut io: WriteHalf<W>, mut orders: mpsc::Receiver<Write>) {
     let mut headers = HeaderWriter::new();
+    let widest = [
+        frame::settings(window::MAX_BYTES),
+        frame::window_update(0, window::MAX_BYTES - window::DEFAULT_BYTES),
+    ];
+    // Together with the first answer, or as soon as there is nothing to wait for.
+    if io.write_all(&widest.concat()).await.is_err() {
+        return;
+    }
     while let Some(order) = orders.recv().await {
         let written = match order {
+            Write::Last => break,
             Write::Data { stream, data } => write_data(&mut io, stream, &data).await,
             Write::End { stream } => io.write_all(&frame::data_head(stream, 0, true)).await,
             Write::Reset { stream, status } => io.write_all(&frame::reset(stream, status)).await,

@@ -18,9 +18,14 @@ const VERSION: u16 = 3;
 const SYN_STREAM: u16 = 1;
 const SYN_REPLY: u16 = 2;
 const RST_STREAM: u16 = 3;
+const SETTINGS: u16 = 4;
 const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 const HEADERS: u16 = 8;
+const WINDOW_UPDATE: u16 = 9;
+
+/// The setting that says what the windows of streams begin with.
+const INITIAL_WINDOW_SIZE: u32 = 7;
 
 /// The flag that ends a direction of a stream.
 const FIN: u8 = 1;
@@ -29,6 +34,8 @@ const FIN: u8 = 1;
 pub(super) const INVALID_STREAM: u32 = 2;
 /// `RST_STREAM`: no more streams are taken.
 pub(super) const REFUSED_STREAM: u32 = 3;
+/// `RST_STREAM`: a window was opened too wide.
+pub(super) const FLOW_CONTROL_ERROR: u32 = 7;
 
 /// A frame from the client.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +52,10 @@ pub(super) enum Frame {
     Ping { id: u32 },
     /// The client opens no more streams.
     GoAway,
+    /// What the windows of streams begin with, in bytes.
+    InitialWindow { bytes: u32 },
+    /// The client takes so many bytes more of a stream, or of stream 0: of all together.
+    Window { stream: u32, bytes: u32 },
     /// Nothing to do for us.
     Ignored,
 }
@@ -108,10 +119,30 @@ fn control_frame(kind: u16, fin: bool, mut payload: Bytes) -> Result<Frame, Fram
         RST_STREAM => Ok(Frame::Reset { stream: number()? & 0x7fff_ffff }),
         PING => Ok(Frame::Ping { id: number()? }),
         GOAWAY => Ok(Frame::GoAway),
-        // Settings (4) and window updates (9) change nothing here, see the module's text; section 2.2.1 wants
-        // unknown types to be passed over.
+        SETTINGS => {
+            let short = FrameError::Short { kind, length };
+            let count = number()? as usize;
+            if count > payload.len() / 8 {
+                return Err(short);
+            }
+            Ok(initial_window(&payload[..count * 8])
+                .map_or(Frame::Ignored, |bytes| Frame::InitialWindow { bytes }))
+        }
+        WINDOW_UPDATE => {
+            Ok(Frame::Window { stream: number()? & 0x7fff_ffff, bytes: number()? & 0x7fff_ffff })
+        }
+        // Section 2.2.1 wants unknown types to be passed over.
         _ => Ok(Frame::Ignored),
     }
+}
+
+/// The one setting that changes something here: of its values the first counts (section 2.6.4).
+fn initial_window(settings: &[u8]) -> Option<u32> {
+    settings.chunks_exact(8).find_map(|setting| {
+        let (id, value) = (u32::from_be_bytes([0, setting[1], setting[2], setting[3]]), &setting[4..]);
+        (id == INITIAL_WINDOW_SIZE)
+            .then(|| value.iter().fold(0, |number, &byte| number << 8 | u32::from(byte)))
+    })
 }
 
 fn control_head(kind: u16, length: usize) -> Vec<u8> {
@@ -152,6 +183,23 @@ pub(super) fn ping(id: u32) -> Vec<u8> {
     frame
 }
 
+/// Says what the windows of streams begin with.
+pub(super) fn settings(initial_window: u32) -> Vec<u8> {
+    let mut frame = control_head(SETTINGS, 12);
+    for number in [1, INITIAL_WINDOW_SIZE, initial_window] {
+        frame.extend_from_slice(&number.to_be_bytes());
+    }
+    frame
+}
+
+/// Opens a window by so many bytes: a stream's, or with stream 0 the connection's.
+pub(super) fn window_update(stream: u32, bytes: u32) -> Vec<u8> {
+    let mut frame = control_head(WINDOW_UPDATE, 8);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(&bytes.to_be_bytes());
+    frame
+}
+
 /// Says that the connection ends, all being well.
 pub(super) fn go_away(last_stream: u32) -> Vec<u8> {
     let mut frame = control_head(GOAWAY, 8);
@@ -171,6 +219,8 @@ mod tests {
         wire.extend_from_slice(b"abc");
         wire.extend_from_slice(&ping(9));
         wire.extend_from_slice(&reset(5, 1));
+        wire.extend_from_slice(&settings(70_000));
+        wire.extend_from_slice(&window_update(5, 0x7fff_ffff));
         wire.extend_from_slice(&go_away(5));
         let mut buffer = BytesMut::new();
         let mut frames = Vec::new();
@@ -179,7 +229,28 @@ mod tests {
             frames.extend(take(&mut buffer).unwrap());
         }
         let data = Frame::Data { stream: 5, data: Bytes::from_static(b"abc"), fin: true };
-        assert_eq!(frames, [data, Frame::Ping { id: 9 }, Frame::Reset { stream: 5 }, Frame::GoAway]);
+        let ping = Frame::Ping { id: 9 };
+        let (settings, window) =
+            (Frame::InitialWindow { bytes: 70_000 }, Frame::Window { stream: 5, bytes: 0x7fff_ffff });
+        assert_eq!(frames, [data, ping, Frame::Reset { stream: 5 }, settings, window, Frame::GoAway]);
+    }
+
+    #[test]
+    fn settings_are_counted_before_they_are_believed() {
+        let frame = |count: u32, settings: &[[u32; 2]]| {
+            let mut frame = control_head(SETTINGS, 4 + settings.len() * 8);
+            let numbers = [&[count][..], settings.as_flattened()].concat();
+            numbers.iter().for_each(|number| frame.extend_from_slice(&number.to_be_bytes()));
+            take(&mut BytesMut::from(&frame[..]))
+        };
+        for (count, settings) in [(u32::MAX, &[][..]), (1, &[]), (2, &[[7, 1]])] {
+            let length = 4 + settings.len() * 8;
+            assert_eq!(frame(count, settings), Err(FrameError::Short { kind: SETTINGS, length }));
+        }
+        assert_eq!(frame(0, &[[7, 1]]), Ok(Some(Frame::Ignored)));
+        // Its flags do not count, nor what other settings say, nor what the same one says again.
+        let several = [[4, 9], [0x0100_0007, 5], [7, 6]];
+        assert_eq!(frame(3, &several), Ok(Some(Frame::InitialWindow { bytes: 5 })));
     }
 
     #[test]
@@ -191,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_or_of_another_version_is_refused() {
-        for kind in [SYN_STREAM, SYN_REPLY, RST_STREAM, PING, HEADERS] {
+        for kind in [SYN_STREAM, SYN_REPLY, RST_STREAM, SETTINGS, PING, HEADERS, WINDOW_UPDATE] {
             let frame = control_head(kind, 0);
             assert_eq!(take(&mut BytesMut::from(&frame[..])), Err(FrameError::Short { kind, length: 0 }));
         }

@@ -29,13 +29,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
         self.io.write_all(data).await.unwrap();
     }
 
-    /// The head of the next frame, its payload passed over.
+    /// The head of the next frame, its payload passed over, as well as frames about windows.
     pub(crate) async fn head(&mut self) -> [u8; 8] {
+        loop {
+            let (head, _) = self.frame().await;
+            if !matches!(head[..4], [0x80, 3, 0, 4 | 9]) {
+                return head;
+            }
+        }
+    }
+
+    /// The next frame: its head and its payload.
+    pub(crate) async fn frame(&mut self) -> ([u8; 8], Vec<u8>) {
         let mut head = [0; 8];
         self.io.read_exact(&mut head).await.unwrap();
         let mut payload = vec![0; u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize];
         self.io.read_exact(&mut payload).await.unwrap();
-        head
+        (head, payload)
     }
 }
 

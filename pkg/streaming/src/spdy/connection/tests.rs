@@ -81,3 +81,62 @@ async fn ended_streams_make_room_for_others() {
         assert!(connection.next().await.is_some());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stays_after_the_farewell_is_left() {
+    let (mut client, mut connection) = pair();
+    client.open(1, "x").await;
+    let stream = connection.next().await.unwrap();
+    let closed = tokio::time::timeout(2 * FAREWELL, connection.close()).await;
+    closed.expect("the client cannot hold the connection");
+    drop((client, stream));
+}
+
+#[tokio::test]
+async fn windows_are_opened_wide_and_those_of_a_client_that_has_some_heeded() {
+    let (mut client, mut connection) = pair();
+    let (head, settings) = client.frame().await;
+    assert_eq!((&head[..4], &settings[..]), (&[0x80, 3, 0, 4][..], &frame::settings(0x7fff_ffff)[8..]));
+    let (head, update) = client.frame().await;
+    assert_eq!((&head[..4], &update[..]), (&[0x80, 3, 0, 9][..], &[0, 0, 0, 0, 0x7f, 0xfe, 0xff, 0xff][..]));
+
+    client.io.write_all(&frame::settings(10)).await.unwrap();
+    client.open(1, "stdout").await;
+    client.open(3, "stderr").await;
+    let (stdout, stderr) = (connection.next().await.unwrap(), connection.next().await.unwrap());
+    let sending = tokio::spawn(async move {
+        stdout.outgoing.send(Bytes::from(vec![7; 25])).await.unwrap();
+        stdout.outgoing.end().await.unwrap();
+    });
+    assert_eq!(client.frame().await.0, frame::data_head(1, 10, false));
+    // Another stream is not held up.
+    stderr.outgoing.send(Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(client.frame().await.0, frame::data_head(3, 1, false));
+    client.io.write_all(&frame::window_update(1, 12)).await.unwrap();
+    assert_eq!(client.frame().await.0, frame::data_head(1, 12, false));
+    client.io.write_all(&frame::settings(13)).await.unwrap();
+    assert_eq!(client.frame().await.0, frame::data_head(1, 3, false));
+    assert_eq!(client.frame().await.0, frame::data_head(1, 0, true));
+    sending.await.unwrap();
+    // Too wide for a stream is that stream's end, too wide for the connection is the connection's.
+    client.io.write_all(&frame::window_update(3, 0x7fff_ffff)).await.unwrap();
+    let (head, reset) = client.frame().await;
+    assert_eq!((&head[..4], &reset[..]), (&[0x80, 3, 0, 3][..], &[0, 0, 0, 3, 0, 0, 0, 7][..]));
+    stderr.reset.cancelled().await;
+    client.io.write_all(&frame::window_update(0, 0x7fff_ffff)).await.unwrap();
+    connection.gone().await;
+}
+
+#[tokio::test]
+async fn whoever_sends_on_a_stream_that_is_broken_off_sends_to_nobody() {
+    let (mut client, mut connection) = pair();
+    client.io.write_all(&frame::settings(0)).await.unwrap();
+    client.open(1, "stdout").await;
+    let stream = connection.next().await.unwrap();
+    let sending = tokio::spawn(async move { stream.outgoing.send(Bytes::from_static(b"x")).await });
+    tokio::task::yield_now().await;
+    client.io.write_all(&frame::reset(1, 5)).await.unwrap();
+    sending.await.unwrap().unwrap();
+    client.io.write_all(&frame::ping(1)).await.unwrap();
+    assert_eq!(client.head().await[..4], [0x80, 3, 0, 6]);
+}
