@@ -62,7 +62,7 @@ pub(crate) async fn over_spdy(
             continue;
         };
         match pair(other, stream) {
-            Some((data, error, port)) => {
+            Ok((data, error, port)) => {
                 let (backend, pod) = (Arc::clone(&backend), pod.clone());
                 running.spawn(async move {
                     let Stream { incoming, outgoing, reset, .. } = data;
@@ -76,7 +76,13 @@ pub(crate) async fn over_spdy(
                     }
                 });
             }
-            None => tracing::debug!(pod, "a port-forward's streams make no pair"),
+            // Nothing would ever come on them.
+            Err(streams) => {
+                tracing::debug!(pod, "a port-forward's streams make no pair");
+                for stream in *streams {
+                    stream.refuse().await;
+                }
+            }
         }
     }
     // The client has gone. What waits for it, or for a pod that says nothing, would keep the connection.
@@ -116,15 +122,19 @@ pub(crate) async fn over_websocket(
     }
 }
 
-/// Which of two streams is the data and which the error stream, and the port that they are for.
-fn pair(one: Stream, two: Stream) -> Option<(Stream, Outgoing, u16)> {
-    let (data, error) = match (one.header("streamtype")?, two.header("streamtype")?) {
-        ("data", "error") => (one, two),
-        ("error", "data") => (two, one),
-        _ => return None,
+/// Which of two streams is the data and which the error stream, and the port that they are for. `Err`: they are
+/// no such pair.
+fn pair(one: Stream, two: Stream) -> Result<(Stream, Outgoing, u16), Box<[Stream; 2]>> {
+    let (data, error) = match (one.header("streamtype"), two.header("streamtype")) {
+        (Some("data"), Some("error")) => (one, two),
+        (Some("error"), Some("data")) => (two, one),
+        _ => return Err(Box::new([one, two])),
     };
-    let port = data.header("port")?.parse().ok().filter(|&port: &u16| port != 0)?;
-    Some((data, error.outgoing, port))
+    let port = data.header("port").and_then(|port| port.parse().ok()).filter(|&port: &u16| port != 0);
+    match port {
+        Some(port) => Ok((data, error.outgoing, port)),
+        None => Err(Box::new([data, error])),
+    }
 }
 
 /// One connection, from dialling to the end of both directions.

@@ -146,6 +146,24 @@ async fn a_client_that_goes_is_noticed_behind_input_that_nobody_reads() {
 }
 
 #[tokio::test]
+async fn streams_that_nobody_wants_are_refused_while_the_command_runs() {
+    let (server, running) = server(Config::default(), Commands::default()).await;
+    let mut client = spdy(&exec(&server, "sleep"), "v4.channel.k8s.io").await;
+    for (stream, kind) in [(1, "error"), (3, "stdin")] {
+        client.open(stream, kind).await;
+        client.head().await;
+    }
+    until_one(&running).await;
+    // More than wait anywhere.
+    for number in 0..100 {
+        client.open(5 + 2 * number, "stdin").await;
+        assert_eq!(client.head().await[..4], [0x80, 3, 0, 3]);
+    }
+    drop(client);
+    until_none(&running).await;
+}
+
+#[tokio::test]
 async fn an_exit_code_survives_input_that_nobody_read() {
     let (server, _running) = server(Config::default(), Commands::default()).await;
     for _ in 0..20 {
@@ -283,6 +301,26 @@ async fn a_client_that_goes_leaves_no_connection_to_a_silent_pod() {
     // Not only half of it has ended: writing fails in the end.
     while silent.write_all(&byte).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn streams_that_make_no_pair_are_broken_off() {
+    let backend = Commands { target: Some(echo().await), ..Commands::default() };
+    let (server, _running) = server(Config::default(), backend).await;
+    let mut client = spdy(&server.port_forward("p".into(), Vec::new()).unwrap(), "portforward.k8s.io").await;
+    for (number, kinds, port) in
+        [(0, ["error", "error"], "80"), (1, ["error", "data"], "0"), (2, ["data", "error"], "x")]
+    {
+        let id = number.to_string();
+        for (half, kind) in (0u32..).zip(kinds) {
+            let headers = [("streamtype", kind), ("port", port), ("requestid", &id)];
+            client.open_with(number * 4 + half * 2 + 1, &headers).await;
+            assert_eq!(client.head().await[..4], [0x80, 3, 0, 2], "accepted");
+        }
+        for _ in kinds {
+            assert_eq!(client.head().await[..4], [0x80, 3, 0, 3], "and broken off: {kinds:?} of port {port}");
+        }
     }
 }
 
