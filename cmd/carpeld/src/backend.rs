@@ -1,8 +1,9 @@
 //! The streaming room's processes and connections, out of the pod room.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd,
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
@@ -11,8 +12,9 @@ use carpel_pod::{
 };
 use carpel_streaming::{Answer, AttachTarget, Backend, BackendError, ExecTarget, Process, Size, Terminal};
 use futures::future::Either;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::{mpsc, oneshot},
 };
 
@@ -67,11 +69,11 @@ impl Backend for PodBackend {
     fn connect(&self, pod: String, port: u16) -> Answer<'_, TcpStream> {
         Box::pin(async move {
             let netns = self.0.netns_of(&pod).map_err(told)?;
-            let dialled = tokio::task::spawn_blocking(move || match netns {
-                Some(netns) => carpel_sys::netns::enter(netns.as_fd(), || dial(port)),
-                None => Ok(dial(port)),
+            let made = tokio::task::spawn_blocking(move || match netns {
+                Some(netns) => carpel_sys::netns::enter(netns.as_fd(), sockets),
+                None => Ok(sockets()),
             });
-            registered(dialled.await?.map_err(told)??)
+            Ok(dial(made.await?.map_err(told)?, port).await?)
         })
     }
 }
@@ -81,21 +83,31 @@ fn told(error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
     BackendError::from(format!("{:#}", anyhow::Error::from(error)))
 }
 
-/// Servers listen on either loopback address; the pod may have only one of them.
-fn dial(port: u16) -> std::io::Result<std::net::TcpStream> {
-    let v4 = std::net::TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT);
-    match v4 {
-        Ok(socket) => Ok(socket),
-        Err(refused) => {
-            std::net::TcpStream::connect_timeout(&SocketAddr::from((Ipv6Addr::LOCALHOST, port)), CONNECT)
-                .map_err(|_| refused)
-        }
-    }
+/// A socket for each loopback address: servers listen on either, and the namespace may lack one. Each belongs to the
+/// namespace that it was made in, wherever it is used later.
+fn sockets() -> [(IpAddr, std::io::Result<OwnedFd>); 2] {
+    [(Ipv4Addr::LOCALHOST.into(), AddressFamily::INET), (Ipv6Addr::LOCALHOST.into(), AddressFamily::INET6)]
+        .map(|(ip, family)| {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            (ip, socket_with(family, SocketType::STREAM, flags, None).map_err(Into::into))
+        })
 }
 
-fn registered(socket: std::net::TcpStream) -> Result<TcpStream, BackendError> {
-    socket.set_nonblocking(true)?;
-    Ok(TcpStream::from_std(socket)?)
+/// Connects the first that somebody answers; else tells why the first did not. No thread waits with it: a server
+/// that takes no connections costs nobody else anything.
+async fn dial(sockets: [(IpAddr, std::io::Result<OwnedFd>); 2], port: u16) -> std::io::Result<TcpStream> {
+    let mut first = None;
+    for (ip, socket) in sockets {
+        let connect = async {
+            let socket = TcpSocket::from_std_stream(socket?.into());
+            socket.connect(SocketAddr::new(ip, port)).await
+        };
+        match tokio::time::timeout(CONNECT, connect).await.unwrap_or(Err(ErrorKind::TimedOut.into())) {
+            Ok(connected) => return Ok(connected),
+            Err(error) => drop(first.get_or_insert(error)),
+        }
+    }
+    Err(first.unwrap_or(ErrorKind::AddrNotAvailable.into()))
 }
 
 type Exit = std::pin::Pin<Box<dyn Future<Output = Result<i32, BackendError>> + Send>>;
@@ -202,5 +214,53 @@ async fn exited(pods: Pods, container: String) -> Result<i32, BackendError> {
             Ok(ContainerState::Unknown) | Err(_) => return Err("the container is gone".into()),
         }
         events.next().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_takes_no_connections_holds_no_thread() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (listener, port) = full().await;
+            let hanging = tokio::spawn(dial(sockets(), port));
+            tokio::task::yield_now().await;
+            // What the rest of the daemon does on blocking threads goes on.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert!(!hanging.is_finished(), "the server was to take no connections");
+            hanging.abort();
+            drop(listener);
+        });
+    }
+
+    /// A server whose queue of connections is full for good: the kernel answers no more of them.
+    async fn full() -> (OwnedFd, u16) {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let listener = OwnedFd::from(listener);
+        rustix::net::listen(&listener, 0).unwrap();
+        // Kept by nobody, and yet in the queue.
+        for _ in 0..3 {
+            let queued = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+            let _full = tokio::time::timeout(Duration::from_millis(200), queued).await;
+        }
+        (listener, port)
+    }
+
+    #[tokio::test]
+    async fn either_loopback_address_is_dialled_and_the_first_refusal_told() {
+        let listener = tokio::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let socket = dial(sockets(), port).await.unwrap();
+        assert_eq!(socket.peer_addr().unwrap().ip(), Ipv6Addr::LOCALHOST);
+        drop((socket, listener));
+        assert_eq!(dial(sockets(), port).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
 }
