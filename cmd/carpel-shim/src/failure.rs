@@ -67,6 +67,7 @@ fn of_child(child: &report::Failure) -> FailureKind {
         Stage::Execute => FailureKind::CommandNotExecutable,
         Stage::User => FailureKind::User,
         Stage::Mount | Stage::Rootfs => FailureKind::Mount,
+        Stage::ImageVolume => FailureKind::ImageVolume,
         // A working directory that cannot be entered is the image's or the pod's fault.
         Stage::WorkingDirectory => FailureKind::CommandNotExecutable,
         Stage::Prepare

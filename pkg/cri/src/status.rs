@@ -115,7 +115,7 @@ fn refused(kind: FailureKind) -> Code {
         FailureKind::NotFound => Code::NotFound,
         FailureKind::WrongState => Code::FailedPrecondition,
         FailureKind::AlreadyExists => Code::AlreadyExists,
-        FailureKind::CommandNotExecutable | FailureKind::Mount => Code::Unknown,
+        FailureKind::CommandNotExecutable | FailureKind::Mount | FailureKind::ImageVolume => Code::Unknown,
         FailureKind::Exhausted => Code::ResourceExhausted,
     }
 }
@@ -186,13 +186,16 @@ impl ToStatus for CreateError {
 
     fn to_status(&self) -> Status {
         let text = chain(self);
-        match self {
-            // The kubelet tells this word from the rest of the message (k8s.io/cri-api, pkg/errors).
-            CreateError::ImageVolume { .. } => {
-                Status::new(self.code(), format!("ImageVolumeMountFailed: {text}"))
+        let of_image_volume = match self {
+            CreateError::ImageVolume { .. } => true,
+            CreateError::Shim { source, .. } => {
+                matches!(**source, ShimError::Refused { kind: FailureKind::ImageVolume, .. })
             }
-            _ => Status::new(self.code(), text),
-        }
+            _ => false,
+        };
+        // The kubelet tells this word from the rest of the message (k8s.io/cri-api, pkg/errors).
+        let word = if of_image_volume { "ImageVolumeMountFailed: " } else { "" };
+        Status::new(self.code(), format!("{word}{text}"))
     }
 }
 

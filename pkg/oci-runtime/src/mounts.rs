@@ -103,6 +103,9 @@ impl MountError {
     pub(crate) fn stage(&self) -> Stage {
         match self {
             Self::Mount { source: OneMountError::Device(_), .. } => Stage::Device,
+            Self::Mount { source: OneMountError::Layers(_) | OneMountError::SubPath { .. }, .. } => {
+                Stage::ImageVolume
+            }
             _ => Stage::Mount,
         }
     }

@@ -74,9 +74,11 @@ pub enum Stage {
     Execute = 13,
     /// A bug: the child panicked.
     Panic = 14,
+    /// One of the plan's image volumes.
+    ImageVolume = 15,
 }
 
-const STAGES: [Stage; 15] = [
+const STAGES: [Stage; 16] = [
     Stage::Prepare,
     Stage::Cgroup,
     Stage::Namespace,
@@ -92,6 +94,7 @@ const STAGES: [Stage; 15] = [
     Stage::Seccomp,
     Stage::Execute,
     Stage::Panic,
+    Stage::ImageVolume,
 ];
 
 /// Why a child ended before it executed its program, in its own words.

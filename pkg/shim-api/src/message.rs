@@ -471,4 +471,6 @@ pub enum FailureKind {
     Mount = 8,
     /// The user or group is not to be found in the image, or its files are not usable.
     User = 9,
+    /// An image volume was refused: its layers cannot be mounted, or have no such path.
+    ImageVolume = 10,
 }
