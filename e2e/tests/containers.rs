@@ -487,6 +487,24 @@ fn propagation_needs_a_source_that_propagates() {
 }
 
 #[test]
+fn the_verbose_status_keeps_the_environment_to_itself() {
+    scenario::run(Options::default(), async |daemon| {
+        let pod = daemon.client.run_pod(daemon.host_pod("secrets")).await;
+        let mut config = container("secrets", BUSYBOX, &["sleep", "1000"]);
+        config.envs = vec![v1::KeyValue { key: "TOKEN".to_owned(), value: b"s3cr3t".to_vec() }];
+        let id = daemon.client.create(&pod, config).await;
+        let info = eventually("the runtime spec is written", async || {
+            let request = v1::ContainerStatusRequest { container_id: id.clone(), verbose: true };
+            let answer = daemon.client.runtime.clone().container_status(request).await.unwrap();
+            let info = answer.into_inner().info["info"].clone();
+            info.contains("ociVersion").then_some(info)
+        })
+        .await;
+        assert!(!info.contains("s3cr3t"), "{info}");
+    });
+}
+
+#[test]
 fn malformed_containers_are_refused() {
     scenario::run(Options::default(), async |daemon| {
         let pod = daemon.client.run_pod(daemon.host_pod("malformed")).await;

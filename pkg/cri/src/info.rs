@@ -33,9 +33,14 @@ pub(crate) fn container(container: &ContainerSnapshot, runtime_spec: Option<Stri
         ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown => None,
     };
     let mut config = serde_json::to_value(&*container.config).unwrap_or_default();
+    let mut runtime_spec = runtime_spec
+        .and_then(|spec| serde_json::from_str::<serde_json::Value>(&spec).ok())
+        .unwrap_or_default();
     // Environment values are often secrets; this text ends up in support bundles.
-    if let Some(config) = config.as_object_mut() {
-        config.remove("envs");
+    for (object, key) in [(Some(&mut config), "envs"), (runtime_spec.get_mut("process"), "env")] {
+        if let Some(object) = object.and_then(serde_json::Value::as_object_mut) {
+            object.remove(key);
+        }
     }
     info(&json!({
         "sandboxID": container.pod_id,
@@ -43,7 +48,7 @@ pub(crate) fn container(container: &ContainerSnapshot, runtime_spec: Option<Stri
         "cgroupPath": container.cgroup_path,
         "runtimeType": "io.carpel.builtin",
         "config": config,
-        "runtimeSpec": runtime_spec.and_then(|spec| serde_json::from_str::<serde_json::Value>(&spec).ok()),
+        "runtimeSpec": runtime_spec,
     }))
 }
 
