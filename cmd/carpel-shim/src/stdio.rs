@@ -22,6 +22,9 @@ const TURN_BYTES: usize = 512 << 10;
 pub(crate) const LAST_BYTES: usize = 4 << 20;
 /// Clients of one container.
 const CLIENTS_MAX: usize = 64;
+/// What may wait for a client in the pipe of each of its outputs, in bytes. A client that reads must get through a
+/// burst, and it reads by way of the daemon, which does not run at once; the pages are there only while bytes wait.
+const CLIENT_PIPE_BYTES: usize = 1 << 20;
 
 /// The streams of one container.
 #[derive(Debug)]
@@ -302,6 +305,8 @@ impl Streams {
         for (wanted, stream, source) in outputs {
             if wanted {
                 let (read, write) = input_pipe().map_err(AttachError::Pipe)?;
+                // Where the kernel lets a pipe be no longer (`fs.pipe-max-size`), more of a burst is lost.
+                let _shorter = rustix::pipe::fcntl_setpipe_size(&write, CLIENT_PIPE_BYTES);
                 // No flags: only the loss of the reader is told, always.
                 poller.add(&write, source, EventFlags::empty()).map_err(AttachError::Watch)?;
                 *client.output(stream) = Some(write);

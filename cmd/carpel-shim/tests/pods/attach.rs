@@ -65,6 +65,21 @@ fn stdin_stays_open_over_clients_until_it_is_closed() {
 }
 
 #[test]
+fn a_client_that_is_late_gets_all_of_a_burst() {
+    const BYTES: usize = 900_000;
+    let mut pod = Pod::start();
+    let burst =
+        format!("while [ ! -e /go ]; do sleep 0.01; done; dd if=/dev/zero bs={BYTES} count=1 2>/dev/null");
+    let create = pod.shell("c1", &burst);
+    pod.run(create);
+    let late = attach(&mut pod.daemon, [false, true, false]);
+    drop(pod.daemon.exec("c1", "go", &["/bin/touch", "/go"]));
+    assert_eq!(pod.daemon.exit_of("c1").exit_code, 0);
+    assert_eq!(read_all(&late[0]).len(), BYTES);
+    pod.shut_down();
+}
+
+#[test]
 fn a_slow_client_stalls_neither_the_container_nor_the_log() {
     let mut pod = Pod::start();
     let create = pod.shell("c1", "while [ ! -e /go ]; do sleep 0.01; done; seq 1 100000");
