@@ -204,12 +204,13 @@ impl Terminal for AttachedTerminal {
     }
 }
 
-/// Resolves when the container has ended or is gone.
+/// Resolves when the container has ended or is gone. How it ended is the container's status to tell, not the
+/// session's: kubectl takes an exit code here for a session that failed, and shows all of the log once more.
 async fn exited(pods: Pods, container: String) -> Result<i32, BackendError> {
     let mut events = pods.events();
     loop {
         match pods.find_container(&container).map(|found| found.state.clone()) {
-            Ok(ContainerState::Exited(exit)) => return Ok(exit.code),
+            Ok(ContainerState::Exited(_)) => return Ok(0),
             Ok(ContainerState::Created | ContainerState::Running { .. }) => {}
             Ok(ContainerState::Unknown) | Err(_) => return Err("the container is gone".into()),
         }

@@ -40,6 +40,26 @@ fn kubectl_run_shows_the_output(cluster: &Cluster) {
         "sleep 1; echo hello",
     ]);
     assert!(said.starts_with("hello"), "{said}");
+    // A command that fails is not an attachment that fails: no warning, and no second look at the log.
+    let failing = "sleep 1; echo hello; exit 5";
+    let image = format!("--image={BUSYBOX}");
+    let run = [
+        "run",
+        "failing",
+        &image,
+        "--restart=Never",
+        "--attach",
+        "--rm",
+        "--quiet",
+        "--",
+        "sh",
+        "-c",
+        failing,
+    ];
+    let failed = cluster.output(&run);
+    let (said, warned) = (String::from_utf8_lossy(&failed.stdout), String::from_utf8_lossy(&failed.stderr));
+    assert_eq!(failed.status.code(), Some(5), "{said}{warned}");
+    assert!(!warned.contains("couldn't attach"), "{warned}");
 }
 
 fn kubectl_logs_follows_to_the_end(cluster: &Cluster) {

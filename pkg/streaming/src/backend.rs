@@ -34,7 +34,7 @@ pub struct Process {
     pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// Its terminal, if it has one.
     pub terminal: Option<Box<dyn Terminal>>,
-    /// Resolves with its exit code when it has ended. For attach: when the container has.
+    /// Resolves with its exit code when it has ended. For attach: with 0 when the container has.
     pub exit: Pin<Box<dyn Future<Output = Result<i32, BackendError>> + Send>>,
 }
 

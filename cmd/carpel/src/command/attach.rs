@@ -1,10 +1,13 @@
 //! `carpel attach`.
 
-use carpel_proto::v1::AttachRequest;
+use carpel_proto::v1::{AttachRequest, ContainerState};
 
 use crate::{
     client::{Client, ask},
-    command::exec::{exit_code, signal_code},
+    command::{
+        exec::{exit_code, signal_code},
+        logs::container_status,
+    },
     output,
     resolve::Census,
     stream::{
@@ -17,8 +20,7 @@ use crate::{
 ///
 /// What the container writes from now on is shown; with -i it reads our standard input (if it was made with
 /// one: `carpel run -i`), with -it it has our terminal. A reader that does not keep up misses output; what was
-/// written is in `carpel logs`. It ends when the container does, with the container's exit code where the
-/// runtime tells it.
+/// written is in `carpel logs`. It ends when the container does, with the container's exit code.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -49,7 +51,7 @@ pub(crate) async fn execute(client: &Client, args: Args) -> anyhow::Result<u8> {
     let id = census.container(&args.container)?.id.clone();
     let local = Local::of(args.interactive, args.tty, args.detach_keys)?;
     let request = AttachRequest {
-        container_id: id,
+        container_id: id.clone(),
         stdin: args.interactive,
         tty: args.tty,
         stdout: true,
@@ -59,6 +61,13 @@ pub(crate) async fn execute(client: &Client, args: Args) -> anyhow::Result<u8> {
     let answer = ask(what, client.runtime().attach(request)).await?;
     let channels = stream::open(client, &args.tls, &answer.url).await?;
     match session::run(channels, local).await? {
+        // The session's own code says only that it went well; one that was left goes on, and so may the container.
+        Ending::Exited(0) => match container_status(client, &id).await? {
+            Some(status) if status.state() == ContainerState::ContainerExited => {
+                Ok(exit_code(status.exit_code))
+            }
+            Some(_) | None => Ok(0),
+        },
         Ending::Exited(code) => Ok(exit_code(code)),
         Ending::Detached => {
             output::say(&format!("left {}; it goes on", args.container));
