@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use carpel_e2e::client::eventually;
 use carpel_e2e::kernel::{processes, status_field};
+use carpel_proto::v1;
 use rustix::net::sockopt::set_socket_linger;
 
 use super::{Daemon, Pod, exec_url, forward_url, go_client, server_pod, with_sleeper};
@@ -37,9 +38,13 @@ enum Phase {
     HalfClosed,
     /// Connections into the pod are open.
     Forwarding,
+    /// It is attached to a container that says nothing.
+    Attached,
+    /// Its command, which has a terminal, cannot be executed.
+    Absent,
 }
 
-const PHASES: [Phase; 12] = [
+const PHASES: [Phase; 14] = [
     Phase::TokenUnused,
     Phase::Connected,
     Phase::HalfRequest,
@@ -52,6 +57,8 @@ const PHASES: [Phase; 12] = [
     Phase::Flooded,
     Phase::HalfClosed,
     Phase::Forwarding,
+    Phase::Attached,
+    Phase::Absent,
 ];
 
 /// Sessions at the same time.
@@ -143,6 +150,8 @@ async fn abandon(daemon: &Daemon, server: &Pod, id: &str, sessions: usize) {
                     exec_url(daemon, id, &["sleep", "1000"], true, false).await
                 }
                 Phase::Flooded => exec_url(daemon, id, &["yes"], false, false).await,
+                Phase::Attached => attach_url(daemon, id).await,
+                Phase::Absent => exec_url(daemon, id, &["/absent"], true, true).await,
                 _ => exec_url(daemon, id, &["cat"], true, false).await,
             };
             unused += usize::from(matches!(phase, Phase::TokenUnused));
@@ -152,6 +161,12 @@ async fn abandon(daemon: &Daemon, server: &Pod, id: &str, sessions: usize) {
             thread.join().unwrap();
         }
     }
+}
+
+async fn attach_url(daemon: &Daemon, id: &str) -> String {
+    let container_id = id.to_owned();
+    let request = v1::AttachRequest { container_id, stdin: false, tty: false, stdout: true, stderr: true };
+    daemon.client.runtime.clone().attach(request).await.unwrap().into_inner().url
 }
 
 fn client(phase: Phase, url: &str) {
@@ -182,7 +197,11 @@ fn client(phase: Phase, url: &str) {
                 .write_all(&[0x80, 3, 0, 1, 0, 0, 0, 14, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9])
                 .unwrap();
         }
-        Phase::Starting => switched(&mut socket, &websocket),
+        Phase::Absent | Phase::Starting => switched(&mut socket, &websocket),
+        Phase::Attached => {
+            switched(&mut socket, &websocket);
+            socket.read_exact(&mut [0; 3]).unwrap();
+        }
         Phase::Reading => {
             switched(&mut socket, &websocket);
             message(&mut socket, &[b"\0", &[b'x'; 100][..]].concat());
