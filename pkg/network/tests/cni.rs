@@ -8,7 +8,6 @@ mod host;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -198,9 +197,13 @@ impl Scripted {
     fn new(host: &Host, names: &[&str]) -> Scripted {
         let dir = host.path("bin");
         fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("script"), SCRIPT).unwrap();
         for name in names {
-            fs::write(dir.join(name), SCRIPT).unwrap();
-            fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+            // Another process writes it: a child that any thread of this one starts meanwhile would hold it open for
+            // writing until it executes, and the plugin could not be (ETXTBSY).
+            let mut install = Command::new("install");
+            install.args(["-m", "755"]).args([dir.join("script"), dir.join(name)]);
+            assert!(install.status().unwrap().success());
         }
         Scripted { dir }
     }
