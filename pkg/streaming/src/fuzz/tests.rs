@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*};
 
 use crate::spdy::testing;
 
-/// What a client of port-forward sends: two streams, data, a ping, resets, a farewell.
+/// What a client of port-forward sends: two streams, data, a ping, resets, windows, a farewell.
 fn spdy_seed() -> Vec<u8> {
     let mut headers = testing::Headers::new();
     let mut seed = Vec::new();
@@ -16,10 +16,11 @@ fn spdy_seed() -> Vec<u8> {
     seed.extend([0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1]);
     seed.extend(testing::data(3, b"", true));
     seed.extend(testing::reset(1));
-    // Settings that claim 2^32-1 entries, a window update, a farewell.
-    seed.extend([0x80, 3, 0, 4, 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff]);
-    seed.extend([0x80, 3, 0, 9, 0, 0, 0, 8, 0, 0, 0, 3, 0x7f, 0xff, 0xff, 0xff]);
+    // The windows of streams, one of them, a farewell, and settings that claim 2^32-1 entries.
+    seed.extend([0x80, 3, 0, 4, 0, 0, 0, 12, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, 3]);
+    seed.extend([0x80, 3, 0, 9, 0, 0, 0, 8, 0, 0, 0, 3, 0, 0, 0, 9]);
     seed.extend([0x80, 3, 0, 7, 0, 0, 0, 8, 0, 0, 0, 3, 0, 0, 0, 0]);
+    seed.extend([0x80, 3, 0, 4, 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff]);
     seed
 }
 
