@@ -281,6 +281,11 @@ impl Daemon {
         self.parent.pod(name)
     }
 
+    /// The cgroup or slice of the pods that name no parent, as its config has it.
+    pub fn default_pods(&self) -> String {
+        self.parent.default_pods()
+    }
+
     /// A pod in the machine's network: the cheapest, for tests that are not about networks.
     pub fn host_pod(&self, name: &str) -> v1::PodSandboxConfig {
         let mut config = self.pod(name);

@@ -399,6 +399,23 @@ fn hand_down_controllers(folder: &Path) {
     }
 }
 
+/// Lets the cgroup or slice of a pod, as [`CgroupParent::pod`] returned it, have so many processes: as the kubelet does for
+/// `podPidsLimit`. The limit goes with the cgroup.
+pub fn limit_processes(pod: &str, limit: u32) {
+    let limit = limit.to_string();
+    if pod.ends_with(".slice") {
+        let start = ["call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"];
+        let method = ["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"];
+        let unit = [pod, "replace", "1", "TasksMax", "t", &limit, "0"];
+        run("busctl", &[&start[..], &method, &unit].concat());
+    } else {
+        for root in hierarchies("pids") {
+            fs::write(root.join(&pod[1..]).join("pids.max"), &limit)
+                .expect("limit the processes of a cgroup");
+        }
+    }
+}
+
 /// Removes a cgroup from every hierarchy, where it is there and empty.
 pub fn remove_cgroup(path: &str) {
     for root in hierarchy_roots() {

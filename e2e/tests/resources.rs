@@ -2,12 +2,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a step that fails, fails the test")]
 
-use std::path::Path;
-
 use carpel_e2e::client::{code, refusal};
 use carpel_e2e::config::{container, resources};
 use carpel_e2e::daemon::Options;
-use carpel_e2e::kernel::{cgroup, cgroup_file, is_cgroup_v1, make_cgroup, processes, status_field};
+use carpel_e2e::kernel::{cgroup, cgroup_file, is_cgroup_v1, limit_processes, processes, status_field};
 use carpel_e2e::scenario::{self, BUSYBOX};
 use carpel_proto::v1;
 use cgroups_rs::fs::cpu::CpuController;
@@ -181,14 +179,8 @@ fn containers_have_the_files_and_cgroup_they_should() {
 #[test]
 fn a_fork_bomb_stays_in_its_box() {
     scenario::run(Options::default(), async |daemon| {
-        let mut config = daemon.host_pod("bomb");
-        config.linux.as_mut().unwrap().cgroup_parent.push_str("/bounded");
-        let bounded = config.linux.as_ref().unwrap().cgroup_parent.clone();
-        // What the kubelet's podPidsLimit does: a limit on the pod's own cgroup.
-        let controller = if is_cgroup_v1() { "/sys/fs/cgroup/pids" } else { "/sys/fs/cgroup" };
-        let folder = Path::new(controller).join(bounded.trim_start_matches('/'));
-        make_cgroup(bounded.trim_start_matches('/'));
-        std::fs::write(folder.join("pids.max"), "30").unwrap();
+        let config = daemon.host_pod("bomb");
+        limit_processes(&config.linux.as_ref().unwrap().cgroup_parent, 30);
         let pod = daemon.client.run_pod(config).await;
         let id = daemon
             .client
@@ -198,11 +190,5 @@ fn a_fork_bomb_stays_in_its_box() {
         assert!(processes(&id).len() <= 30);
         daemon.client.stop_pod(&pod.id).await;
         daemon.client.remove_pod(&pod.id).await;
-        // The limited cgroup was made here.
-        carpel_e2e::kernel::cgroups_named("bounded").into_iter().for_each(|left| {
-            if left.to_string_lossy().contains(bounded.trim_start_matches('/')) {
-                std::fs::remove_dir(left).unwrap();
-            }
-        });
     });
 }

@@ -349,7 +349,8 @@ fn pods_live_below_the_cgroup_that_was_asked_for() {
         let pod = daemon.client.run_pod(config).await;
         let id = sleeper(daemon, &pod, "default").await;
         let path = kernel::cgroup("memory", &id).to_string_lossy().into_owned();
-        assert!(path.contains("/default/"), "{path} is not where the config says");
+        let parent = daemon.default_pods();
+        assert!(path.contains(&format!("{parent}/")), "{path} is not below {parent}, as the config says");
     });
 }
 
