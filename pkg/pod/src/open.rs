@@ -147,11 +147,11 @@ async fn take_over(shared: &Arc<Shared>, records: Records) {
     let mut adopting = JoinSet::new();
     for record in pods {
         let containers = containers.remove(&record.id).unwrap_or_default();
-        // All layers in use are held before anything is awaited, and so before images are swept.
+        // All layers in use are held before anything is awaited, and so before images are swept; containers' SELinux
+        // levels too, before a new pod can be given one.
         let (unfinished, containers) = hold_all(shared, containers);
         let (debris, holding) = (Arc::clone(&debris), holding.clone());
         let wanted = LetGo { unfinished, debris, unrecorded: Vec::new(), holding };
-        // So are SELinux levels, before a new pod can be given one.
         let level = record.selinux_level.as_deref().map(|level| shared.levels.reserve(level));
         let adopted = adopt(Arc::clone(shared), record, containers, wanted);
         adopting.spawn(async move {
@@ -235,7 +235,7 @@ fn hold_all(shared: &Shared, records: Vec<ContainerRecord>) -> (Vec<Unfinished>,
         let lease = shared.images.hold(&layers);
         match record.phase {
             ContainerPhase::Creating => unfinished.push(Unfinished::new(record, lease)),
-            ContainerPhase::Created => containers.push(Container::from_record(record, lease, &shared.layout)),
+            ContainerPhase::Created => containers.push(Container::from_record(record, lease, shared)),
         }
     }
     (unfinished, containers)

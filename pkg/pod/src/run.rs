@@ -135,7 +135,7 @@ async fn run(shared: Arc<Shared>, id: PodId, config: Arc<SandboxConfig>) -> Resu
 
 /// The SELinux level that a pod asks for, or one of its own.
 fn choose_level(shared: &Shared, id: &PodId, config: &SandboxConfig) -> Result<Option<Level>, RunError> {
-    if let Some(asked) = selinux::asked_level(config) {
+    if let Some(asked) = selinux::asked_level(config.security.selinux.as_ref()) {
         return Ok(Some(shared.levels.reserve(asked)));
     }
     let chosen = shared.levels.choose(&shared.node.facts.selinux);

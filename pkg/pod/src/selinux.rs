@@ -7,7 +7,10 @@
 //! ```
 //!
 //! Contexts are those of `lxc_contexts`, where the policy's makers write them down for container runtimes;
-//! container-selinux has its own place for the file, which comes first. A pod's level stands in its record. What
+//! container-selinux has its own place for the file, which comes first. Its `process` and `file` are used. Its
+//! `ro_file` is for image content that has one label on disk for all containers that read it; here layers have none,
+//! and each container mounts them with the label of its own files, an image as a volume too: read-only is the mount.
+//! A pod's level stands in its record. What
 //! is made of all this is decided in `carpel_spec`.
 
 use std::{
@@ -22,7 +25,7 @@ use std::{
 use carpel_spec::{
     config::SelinuxOption,
     input::{Selinux, SelinuxContexts},
-    selinux::sensitivity,
+    selinux::{asked_level, sensitivity},
 };
 use rustix::{
     fs::{XattrFlags, fsetxattr},
@@ -122,7 +125,7 @@ pub(crate) fn set(file: impl AsFd, label: &str) -> io::Result<()> {
     }
 }
 
-/// The levels of all pods. Cheap to clone.
+/// The levels of all pods, and of containers that ask for others, by what they mean. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Levels(Arc<Mutex<HashMap<String, usize>>>);
 
@@ -157,10 +160,15 @@ impl Levels {
         }))
     }
 
-    /// One that a pod has, perhaps with others.
+    /// One that a pod or container has, perhaps with others: it is chosen for nobody.
     pub(crate) fn reserve(&self, text: &str) -> Level {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(text.to_owned()).or_default() += 1;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(canonical(text)).or_default() += 1;
         Level { text: text.to_owned(), levels: self.clone() }
+    }
+
+    /// That of a container that asks for one itself; the others have their pod's.
+    pub(crate) fn reserve_asked(&self, asked: Option<&SelinuxOption>) -> Option<Level> {
+        asked_level(asked).map(|level| self.reserve(level))
     }
 }
 
@@ -173,11 +181,23 @@ impl Level {
 impl Drop for Level {
     fn drop(&mut self) {
         let mut taken = self.levels.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match taken.get_mut(&self.text) {
+        let key = canonical(&self.text);
+        match taken.get_mut(&key) {
             Some(count) if *count > 1 => *count -= 1,
-            Some(_) | None => drop(taken.remove(&self.text)),
+            Some(_) | None => drop(taken.remove(&key)),
         }
     }
+}
+
+/// A level as [`from`] writes it: `s0:c26,c5`, as OpenShift has them, is `s0:c5,c26`.
+fn canonical(level: &str) -> String {
+    let Some((sensitivity, categories)) = level.split_once(':') else { return level.to_owned() };
+    let mut categories: Vec<&str> = categories.split(',').collect();
+    // A range by its first.
+    let number = |category: &&str| category.split('.').next()?.strip_prefix('c')?.parse::<u32>().ok();
+    categories.sort_by_key(number);
+    categories.dedup();
+    format!("{sensitivity}:{}", categories.join(","))
 }
 
 /// All levels of two categories, each pair twice, from some number on.

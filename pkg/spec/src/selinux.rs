@@ -39,11 +39,10 @@ pub fn of_pod(config: &SandboxConfig, selinux: &Selinux, level: Option<&str>) ->
     labels(&asked, selinux, level, false)
 }
 
-/// The level that a pod asks for; `None`: one is to be chosen for it.
+/// The level that a pod or container asks for; `None`: it has one that is chosen for it.
 #[must_use]
-pub fn asked_level(config: &SandboxConfig) -> Option<&str> {
-    let asked = config.security.selinux.as_ref()?;
-    Some(asked.level.as_str()).filter(|level| !level.is_empty())
+pub fn asked_level(asked: Option<&SelinuxOption>) -> Option<&str> {
+    asked.map(|asked| asked.level.as_str()).filter(|level| !level.is_empty())
 }
 
 /// A label without categories, which every container may use whatever its own: for files that are the pod's,

@@ -14,7 +14,9 @@ use crate::{
     ContainerId, ContainerSnapshot, ContainerState, Exit, ExitReason, PodId, RemoveContainerError,
     StartError, StopContainerError, User,
     layout::Layout,
+    pods::Shared,
     record::{ContainerPhase, ContainerRecord, ExitOnRecord, NewContainerRecord, UserRecord, Write, Writes},
+    selinux::Level,
 };
 
 /// One container that exists.
@@ -49,6 +51,8 @@ pub(crate) struct Facts {
     pub(crate) resources: Resources,
     pub(crate) user: User,
     pub(crate) writable_layer: PathBuf,
+    /// The SELinux level that it asks for itself: nobody else is given it before it is removed.
+    pub(crate) _selinux_level: Option<Level>,
 }
 
 /// Where a container is in its life, with what only that part needs.
@@ -104,11 +108,12 @@ impl Container {
     }
 
     /// A container of an earlier daemon, as its record has it.
-    pub(crate) fn from_record(record: ContainerRecord, lease: LayerLease, layout: &Layout) -> Container {
+    pub(crate) fn from_record(record: ContainerRecord, lease: LayerLease, shared: &Shared) -> Container {
         let user = record.user.map(|user| User { uid: user.uid, gid: user.gid, groups: user.groups });
         let state = record.exit.map_or(State::Unknown, |exit| State::Exited(exit.into()));
         let facts = Facts {
-            writable_layer: layout.upper(&record.id),
+            writable_layer: shared.layout.upper(&record.id),
+            _selinux_level: shared.levels.reserve_asked(record.config.security.selinux.as_ref()),
             id: record.id,
             pod_id: record.pod_id,
             created_at_ns: record.created_at_ns,

@@ -83,6 +83,7 @@ impl Owner {
             shim: Arc::clone(shim),
             created_at_ns: self.shared.clock.next_ns(),
             selinux_level: self.record.selinux_level.clone(),
+            own_level: self.shared.levels.reserve_asked(config.security.selinux.as_ref()),
             id,
             config: Arc::new(config),
         })

@@ -19,6 +19,9 @@ fn contexts_are_those_of_the_policys_file() {
     assert_eq!((text_of(&file).as_str(), file.level.as_str()), ("u:object_r:web_file_t", ""));
     let (process, file) = contexts_of("");
     assert_eq!([text_of(&process).as_str(), text_of(&file).as_str()], DEFAULTS.map(|(_, context)| context));
+    // What else Debian's has is neither's.
+    let others = "ro_file=\"u:object_r:ro_t:s0\"\nsandbox_kvm_process = \"u:r:kvm_t:s0\"\n";
+    assert_eq!(contexts_of(others), contexts_of(""));
     assert_eq!(
         value_of("SELINUX=enforcing\n# SELINUXTYPE=mls\nSELINUXTYPE=targeted\n", "SELINUXTYPE"),
         Some("targeted")
@@ -51,14 +54,26 @@ fn no_two_pods_have_the_same_level_until_one_is_gone() {
 }
 
 #[test]
-fn every_pair_of_categories_can_be_had() {
+fn every_pair_of_categories_can_be_had_but_those_that_containers_ask_for() {
     let levels = Levels::default();
-    let kept: Vec<Level> =
-        from(0, "s0").filter(|text| text != "s0:c17,c940").map(|text| levels.reserve(&text)).collect();
+    let others: HashSet<String> = from(0, "s0").filter(|text| text != "s0:c17,c940").collect();
+    let kept: Vec<Level> = others.iter().map(|text| levels.reserve(text)).collect();
+    let asks = |level: &str| levels.reserve_asked(parse(&format!(":::{level}")).as_ref());
+    assert!(asks("").is_none() && levels.reserve_asked(None).is_none());
+    // As OpenShift writes levels: it means the same as `s0:c17,c940`.
+    let container = asks("s0:c940,c17");
+    let again = asks("s0:c17,c940,c17");
+    drop(container);
+    assert!(levels.choose(&selinux("s0")).unwrap().is_none(), "another container has it");
+    drop(again);
     let last = levels.choose(&selinux("s0")).unwrap().unwrap();
     assert_eq!(last.as_str(), "s0:c17,c940");
     assert!(levels.choose(&selinux("s0")).unwrap().is_none(), "all are taken");
     drop(kept);
+    // What is no pair is only itself.
+    for level in ["s0", "s0:c0.c1023", "s0-s0:c0.c1023", "s0:c1,c4.c7"] {
+        assert_eq!(canonical(level), level);
+    }
 }
 
 #[test]

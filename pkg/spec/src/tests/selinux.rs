@@ -141,14 +141,14 @@ fn what_cannot_be_part_of_a_label_is_refused_everywhere() {
 fn a_pods_own_label_is_that_of_its_containers() {
     let mut fixture = Fixture::new();
     let of = |fixture: &Fixture| of_pod(&fixture.sandbox, &selinux(), Some("s0:c3,c7")).unwrap();
-    assert_eq!(asked_level(&fixture.sandbox), None);
+    assert_eq!(asked_level(fixture.sandbox.security.selinux.as_ref()), None);
     let chosen = Labels {
         process: "system_u:system_r:container_t:s0:c3,c7".to_owned(),
         mount: "system_u:object_r:container_file_t:s0:c3,c7".to_owned(),
     };
     assert_eq!(of(&fixture), chosen);
     fixture.sandbox.security.selinux = Some(option("::web_t:s0:c1,c2"));
-    assert_eq!(asked_level(&fixture.sandbox), Some("s0:c1,c2"));
+    assert_eq!(asked_level(fixture.sandbox.security.selinux.as_ref()), Some("s0:c1,c2"));
     assert_eq!(of(&fixture).process, "system_u:system_r:web_t:s0:c1,c2");
 }
 

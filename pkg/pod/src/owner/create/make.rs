@@ -28,7 +28,7 @@ use crate::{
     record::{self, ContainerRecord, NewContainerRecord},
     run::pod_facts,
     scope::Hold,
-    selinux,
+    selinux::{self, Level},
     shim::Shim,
 };
 
@@ -44,6 +44,8 @@ pub(in crate::owner) struct Wanted {
     pub(in crate::owner) created_at_ns: i64,
     /// The pod's.
     pub(in crate::owner) selinux_level: Option<String>,
+    /// The SELinux level that it asks for itself.
+    pub(in crate::owner) own_level: Option<Level>,
 }
 
 /// Its image and what it asks for of the host were found. Nothing was changed.
@@ -336,7 +338,7 @@ impl Recorded {
 
     fn into_container(self, created: Created) -> Container {
         let user = created.user.unwrap_or_default();
-        let Wanted { shared, pod_id, id, config, created_at_ns, .. } = self.wanted;
+        let Wanted { shared, pod_id, id, config, created_at_ns, own_level, .. } = self.wanted;
         let facts = Facts {
             writable_layer: shared.layout.upper(&id),
             id,
@@ -350,6 +352,7 @@ impl Recorded {
             log_path: self.log_path,
             resources: config.resources.clone(),
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
+            _selinux_level: own_level,
             config,
         };
         Container::new(facts, State::Created { pid: created.pid })
