@@ -147,8 +147,8 @@ async fn take_over(shared: &Arc<Shared>, records: Records) {
     let mut adopting = JoinSet::new();
     for record in pods {
         let containers = containers.remove(&record.id).unwrap_or_default();
-        // All layers in use are held before anything is awaited, and so before images are swept; containers' SELinux
-        // levels too, before a new pod can be given one.
+        // All layers in use are held before anything is awaited, and so before images are swept; SELinux levels too,
+        // before a new pod can be given one.
         let (unfinished, containers) = hold_all(shared, containers);
         let (debris, holding) = (Arc::clone(&debris), holding.clone());
         let wanted = LetGo { unfinished, debris, unrecorded: Vec::new(), holding };

@@ -10,8 +10,9 @@
 //! container-selinux has its own place for the file, which comes first. Its `process` and `file` are used. Its
 //! `ro_file` is for image content that has one label on disk for all containers that read it; here layers have none,
 //! and each container mounts them with the label of its own files, an image as a volume too: read-only is the mount.
-//! A pod's level stands in its record. What
-//! is made of all this is decided in `carpel_spec`.
+//!
+//! A pod's level stands in its record, one that a container asks for itself in the container's. What is made of all
+//! this is decided in `carpel_spec`.
 
 use std::{
     collections::HashMap,
