@@ -143,6 +143,33 @@ fn what_is_mounted_for_a_container_has_the_label_of_its_files() {
     });
 }
 
+/// What a key is labelled cannot be read without a program for it, but whose keys a process may see is decided by it.
+#[test]
+#[ignore = "needs SELinux"]
+fn session_keyrings_have_the_label_of_their_processes() {
+    scenario::run(Options::default(), async |daemon| {
+        let pod = daemon.client.run_pod(daemon.host_pod("keys")).await;
+        let script = "cat /proc/keys >/keys; touch /written; exec sleep 10000";
+        let mut config = container("keys", BUSYBOX, &["sh", "-c", script]);
+        // Any list replaces the usual one, which has /proc/keys.
+        security(&mut config).masked_paths = vec!["/proc/acpi".to_owned()];
+        let id = daemon.client.launch(&pod, config).await;
+        let seen = "until [ -e /written ]; do sleep 0.1; done; cat /keys";
+        let of_init = daemon.client.sh(&id, seen).await;
+        let of_exec = daemon.client.sh(&id, "cat /proc/keys").await;
+        for (whose, keys) in [("the container's", &of_init), ("an exec's", &of_exec)] {
+            let sessions = keys.lines().filter(|line| line.contains(" keyring ") && line.contains("_ses"));
+            let count = sessions.count();
+            assert!(count > 0, "{whose} own is hidden from it: {keys:?}");
+            // Of the same user are those of the daemon and of the shim; an exec sees its container's.
+            assert!(
+                !is_enforcing() || count == 1 || whose == "an exec's",
+                "those of others are seen: {keys:?}"
+            );
+        }
+    });
+}
+
 #[test]
 #[ignore = "needs SELinux"]
 fn a_volume_is_given_a_label_only_if_that_was_asked_for() {
