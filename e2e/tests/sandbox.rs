@@ -312,6 +312,48 @@ fn sysctls_are_set_in_the_pod_only() {
 }
 
 #[test]
+fn every_sysctl_of_an_ipc_namespace_can_be_set() {
+    const SETTINGS: [&str; 16] = [
+        "fs.mqueue.msg_default",
+        "fs.mqueue.msg_max",
+        "fs.mqueue.msgsize_default",
+        "fs.mqueue.msgsize_max",
+        "fs.mqueue.queues_max",
+        "kernel.msg_next_id",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.sem_next_id",
+        "kernel.shm_next_id",
+        "kernel.shm_rmid_forced",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+    ];
+    scenario::run(Options::default(), async |daemon| {
+        let path = |setting: &str| format!("/proc/sys/{}", setting.replace('.', "/"));
+        // The ids that come next are there on kernels with checkpoints alone (CONFIG_CHECKPOINT_RESTORE).
+        let here = SETTINGS.into_iter().filter(|setting| std::path::Path::new(&path(setting)).exists());
+        let value = |setting: &str| match setting {
+            "kernel.sem" => "100\t3200\t10\t32",
+            "kernel.shm_rmid_forced" => "1",
+            _ => "1234",
+        };
+        let sysctls: BTreeMap<_, _> =
+            here.map(|setting| (setting.to_owned(), value(setting).to_owned())).collect();
+        let mut config = daemon.pod("sysctls");
+        config.linux.as_mut().unwrap().sysctls = sysctls.clone();
+        let pod = daemon.client.run_pod(config).await;
+        let id = sleeper(daemon, &pod, "sysctls").await;
+        for (setting, value) in sysctls {
+            let read = daemon.client.sh(&id, &format!("cat {}", path(&setting))).await;
+            assert_eq!(read, value, "{setting}");
+        }
+    });
+}
+
+#[test]
 fn sysctls_that_are_not_the_pods_are_refused() {
     scenario::run(Options::default(), async |daemon| {
         let case = async |host_network: bool, host_ipc: bool, key: &str, value: &str| {

@@ -19,16 +19,19 @@ use crate::sandbox::user_namespace::UserNamespace;
 const VALUE_MAX_BYTES: usize = 1024;
 
 /// Settings of the IPC namespace (ipc_namespaces(7)) and their files below `/proc/sys`.
-const IPC: [(&str, &str); 13] = [
+const IPC: [(&str, &str); 16] = [
     ("fs.mqueue.msg_default", "fs/mqueue/msg_default"),
     ("fs.mqueue.msg_max", "fs/mqueue/msg_max"),
     ("fs.mqueue.msgsize_default", "fs/mqueue/msgsize_default"),
     ("fs.mqueue.msgsize_max", "fs/mqueue/msgsize_max"),
     ("fs.mqueue.queues_max", "fs/mqueue/queues_max"),
+    ("kernel.msg_next_id", "kernel/msg_next_id"),
     ("kernel.msgmax", "kernel/msgmax"),
     ("kernel.msgmnb", "kernel/msgmnb"),
     ("kernel.msgmni", "kernel/msgmni"),
     ("kernel.sem", "kernel/sem"),
+    ("kernel.sem_next_id", "kernel/sem_next_id"),
+    ("kernel.shm_next_id", "kernel/shm_next_id"),
     ("kernel.shm_rmid_forced", "kernel/shm_rmid_forced"),
     ("kernel.shmall", "kernel/shmall"),
     ("kernel.shmmax", "kernel/shmmax"),
