@@ -216,6 +216,68 @@ async fn a_client_that_opens_no_streams_or_sends_no_request_is_ended() {
     idle.io.read_to_end(&mut answer).await.unwrap();
 }
 
+/// Waits until the server has ended a connection on which it may have answered.
+async fn until_ended(socket: &mut TcpStream) {
+    // Unread bytes on its side make the end a reset.
+    let _reset = socket.read_to_end(&mut Vec::new()).await;
+}
+
+#[tokio::test]
+async fn a_place_comes_back_from_clients_that_take_their_time() {
+    let creation_timeout = Duration::from_millis(200);
+    let config = Config { creation_timeout, connections_max: 1, ..Config::default() };
+    let (server, running) = server(config, Commands::default()).await;
+    let connect = async || TcpStream::connect(authority(&server.shared.base)).await.unwrap();
+    // Byte by byte, for ever: each is traffic.
+    let mut dribbling = connect().await;
+    for byte in b"GET / HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x')) {
+        if dribbling.write_all(&[*byte]).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // One request after the other, and none that leads to a session.
+    let mut asking = connect().await;
+    while asking.write_all(b"GET /exec/none HTTP/1.1\r\nHost: x\r\n\r\n").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut idle = spdy(&exec(&server, "sleep"), "v4.channel.k8s.io").await;
+    until_ended(&mut idle.io).await;
+    let _client = websocket(&exec(&server, "sleep"), "v5.channel.k8s.io").await;
+    until_one(&running).await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_ends_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=localhost", "-keyout", "key", "-out", "certificate"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let tls = TlsFiles { certificate: folder.path().join("certificate"), key: folder.path().join("key") };
+    let creation_timeout = Duration::from_millis(200);
+    let config = Config { creation_timeout, tls: Some(tls), ..Config::default() };
+    let (server, _running) = server(config, Commands::default()).await;
+    for beginning in [&b""[..], &[0x16, 3, 1, 2, 0, 1]] {
+        let mut silent = TcpStream::connect(authority(&server.shared.base)).await.unwrap();
+        silent.write_all(beginning).await.unwrap();
+        until_ended(&mut silent).await;
+    }
+}
+
 /// A port that answers each connection with what it was sent, once all of it is there.
 async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
