@@ -267,7 +267,7 @@ fn image_volumes(shim: &mut Shim) {
     let mut plan = shim.plan("true");
     plan.mounts.push(volume("/sub", &[&high, &low], "absent"));
     let failure = shim.refused(&plan);
-    assert_eq!(failure.stage, Stage::Mount);
+    assert_eq!(failure.stage, Stage::ImageVolume);
     assert!(failure.text.contains("absent"), "{failure}");
 }
 
