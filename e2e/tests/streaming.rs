@@ -352,6 +352,47 @@ fn many_bytes_come_back_as_they_went_and_stay_nowhere() {
 }
 
 #[test]
+fn a_client_may_ask_for_more_than_a_container_has() {
+    with_sleeper(async |daemon, pod, _| {
+        // None of them has a stdin; the client has input, more than waits anywhere.
+        let input = noise(1 << 20);
+        for (name, container_tty, client_tty) in
+            [("pipes", false, false), ("terminal", true, false), ("none", false, true)]
+        {
+            for transport in ["spdy", "websocket"] {
+                let script = "while [ ! -e /end ]; do echo out; sleep 0.05; done; exit 3";
+                let mut config = container(&format!("{name}-{transport}"), BUSYBOX, &["sh", "-c", script]);
+                config.tty = container_tty;
+                let id = daemon.client.launch(pod, config).await;
+                let request = v1::AttachRequest {
+                    container_id: id.clone(),
+                    stdin: true,
+                    tty: client_tty,
+                    stdout: true,
+                    stderr: !client_tty,
+                };
+                let url = daemon.client.runtime.clone().attach(request).await.unwrap().into_inner().url;
+                let mut client = Command::new(go_client());
+                client.args(["command", transport, &url, "-i"]);
+                if client_tty {
+                    client.args(["-t", "-sizes", "80x24,100x30"]);
+                }
+                let mut child = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+                let (mut stdin, input) = (child.stdin.take().unwrap(), input.clone());
+                let feeding = std::thread::spawn(move || stdin.write_all(&input).unwrap());
+                let (mut output, mut line) = (BufReader::new(child.stdout.take().unwrap()), String::new());
+                output.read_line(&mut line).unwrap();
+                assert_eq!(line.trim_end(), "out", "{name} over {transport}");
+                feeding.join().unwrap();
+                daemon.client.sh(&id, "touch /end").await;
+                output.read_to_string(&mut line).unwrap();
+                assert_eq!(child.wait().unwrap().code(), Some(0), "{name} over {transport}: {line}");
+            }
+        }
+    });
+}
+
+#[test]
 fn an_attached_client_that_reads_gets_all_of_a_burst() {
     with_sleeper(async |daemon, pod, _| {
         const BYTES: usize = 900_000;

@@ -51,7 +51,7 @@ impl Backend for PodBackend {
 
     fn attach(&self, target: AttachTarget) -> Answer<'_, Process> {
         Box::pin(async move {
-            let wanted = target.streams;
+            let wanted = target.joined;
             let request = AttachRequest { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
             let session = self.0.attach(&target.container, request).await.map_err(told)?;
             let terminal =

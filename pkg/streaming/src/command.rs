@@ -76,11 +76,15 @@ pub(crate) async fn run(client: Client, process: Process) {
     let Client { stdin, stdout, stderr, resize, error, error_form, greeting: _ } = client;
     // Aborted with this future: nothing outlives the session.
     let mut inward = JoinSet::new();
-    if let (Some(from), Some(to)) = (stdin, process.stdin) {
-        inward.spawn(feed(from, to));
+    match (stdin, process.stdin) {
+        (Some(from), Some(to)) => drop(inward.spawn(feed(from, to))),
+        (Some(from), None) => drop(inward.spawn(pass_over(from))),
+        (None, _) => {}
     }
-    if let (Some(sizes), Some(terminal)) = (resize, process.terminal) {
-        inward.spawn(follow_size(sizes, terminal));
+    match (resize, process.terminal) {
+        (Some(sizes), Some(terminal)) => drop(inward.spawn(follow_size(sizes, terminal))),
+        (Some(sizes), None) => drop(inward.spawn(pass_over(sizes))),
+        (None, _) => {}
     }
     let mut outward = JoinSet::new();
     let ended = CancellationToken::new();
@@ -122,6 +126,11 @@ async fn feed(mut from: Incoming, mut to: Box<dyn AsyncWrite + Send + Unpin>) {
         }
     }
     let _closed = to.shutdown().await;
+}
+
+/// Reads what is for nobody: what comes after it on the connection may be for somebody.
+async fn pass_over(mut from: Incoming) {
+    while from.next().await.is_some() {}
 }
 
 async fn pump(

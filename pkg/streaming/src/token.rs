@@ -46,8 +46,11 @@ pub struct ExecTarget {
 pub struct AttachTarget {
     /// The container's id.
     pub container: String,
-    /// Its streams.
+    /// The streams that the client opens, because it asked for them.
     pub streams: Streams,
+    /// Those of the container that are joined: it may have no stdin, and whether it has a terminal is not the client's
+    /// to say.
+    pub joined: Streams,
 }
 
 /// What a token stands for.

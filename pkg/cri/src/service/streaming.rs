@@ -45,12 +45,13 @@ impl RuntimeServer {
                 return Err(NotRunning(container.id.to_string()).to_status());
             }
         }
-        // Whether there is a terminal is the container's to say, whatever the client believes.
-        let tty = container.config.terminal == Terminal::Pty;
-        let stdin = request.stdin && container.config.stdin != StdinMode::Closed;
-        let (stdout, stderr) = (request.stdout || tty, request.stderr && !tty);
+        let (stdin, stdout, stderr, tty) = (request.stdin, request.stdout, request.stderr, request.tty);
         let streams = checked(Streams { stdin, stdout, stderr, tty }).map_err(|error| error.to_status())?;
-        let target = AttachTarget { container: container.id.to_string(), streams };
+        // The client opens what it asked for; what the container lacks of that stays silent.
+        let tty = container.config.terminal == Terminal::Pty;
+        let stdin = stdin && container.config.stdin != StdinMode::Closed;
+        let joined = Streams { stdin, stderr: stderr && !tty, tty, ..streams };
+        let target = AttachTarget { container: container.id.to_string(), streams, joined };
         let url = self.streaming.attach(target).map_err(|error| error.to_status())?;
         Ok(Response::new(v1::AttachResponse { url }))
     }
