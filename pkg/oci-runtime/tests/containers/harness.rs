@@ -53,20 +53,25 @@ pub(crate) fn run_all(cases: &[Case]) -> ExitCode {
     let alone = SingleThreaded::prove().expect("the harness has one thread");
     own_table();
     let before = mounts();
-    let mut failed = Vec::new();
+    let (mut passed, mut failed) = (0, Vec::new());
     for (name, case) in cases {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }
         let status = run_case(&alone, &dir, name, *case);
         say(&format!("{name} ... {}", if status == 0 { "ok" } else { "FAILED" }));
-        if status != 0 {
+        if status == 0 {
+            passed += 1;
+        } else {
             failed.push(*name);
         }
         assert!(mounts().is_subset(&before), "{name}: the host's mount table has grown");
     }
     let _removed = fs::remove_dir_all(&dir);
     say(&format!("failed: {failed:?}"));
+    // Scripts that run many suites add up this line, which is as cargo's own.
+    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    say(&format!("test result: {word}. {passed} passed; {} failed; 0 ignored", failed.len()));
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
