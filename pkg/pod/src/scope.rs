@@ -294,6 +294,11 @@ impl<'a> Place<'a> {
     }
 }
 
+/// Whether a container's cgroup is in a scope: then a hold is beside it until the container has ended.
+pub(crate) fn has_hold(path: &str) -> bool {
+    Place::of(path).is_ok()
+}
+
 /// The path of a slice's cgroup, by its name in the configuration.
 fn check_slice(key: &'static str, name: &str) -> Result<String, DriverError> {
     slice_path(name).map_err(|source| DriverError::Slice { key, name: name.to_owned(), source })
@@ -315,6 +320,7 @@ mod tests {
         for other in ["", "/", "/carpel/pods/1f", "/a.slice/1f", "/a/carpel-1f.scope/container", "x.scope/c"]
         {
             assert!(Place::of(other).is_err(), "{other:?}");
+            assert!(!has_hold(other), "{other:?}");
         }
     }
 }

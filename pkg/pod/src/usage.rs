@@ -20,6 +20,7 @@ use futures::StreamExt;
 use crate::{
     ContainerId, ContainerSnapshot, ContainerState, ContainerStats, CpuUsage, InterfaceUsage, MemoryUsage,
     PodSnapshot, PodState, PodStats, Pods, Pressure, Stall, StatsError, Usage, clock::now_ns, pods::Shared,
+    scope::has_hold,
 };
 use disk::Disk;
 
@@ -177,13 +178,17 @@ impl Pods {
     async fn stats_of_pod(&self, pod: Arc<PodSnapshot>) -> PodStats {
         let runs =
             |container: &Arc<ContainerSnapshot>| matches!(container.state, ContainerState::Running { .. });
-        let containers = self.containers_of(&pod).into_iter().filter(runs).collect();
+        let mut containers = self.containers_of(&pod);
+        let holds = holds(&containers);
+        containers.retain(runs);
         let shared = Arc::clone(&self.shared);
         let own = Arc::clone(&pod);
         let usage = tokio::task::spawn_blocking(move || {
             // A parent that several pods share tells nothing of one of them.
             own.config.cgroup_parent.as_deref()?;
-            shared.usage.read(&shared, own.id.as_str(), &own.cgroup_parent)
+            let mut usage = shared.usage.read(&shared, own.id.as_str(), &own.cgroup_parent)?;
+            usage.pids = usage.pids.map(|pids| pids.saturating_sub(holds));
+            Some(usage)
         });
         let network = async {
             if pod.netns.is_none() || pod.state == PodState::NotReady {
@@ -220,6 +225,17 @@ impl Pods {
         });
         read.await.unwrap_or_default()
     }
+}
+
+/// How many processes in the pod's cgroup are the runtime's own, and not to be counted as the pod's.
+fn holds(containers: &[Arc<ContainerSnapshot>]) -> u64 {
+    let held = containers.iter().filter(|container| match container.state {
+        ContainerState::Created | ContainerState::Running { .. } | ContainerState::Unknown => {
+            has_hold(&container.cgroup_path)
+        }
+        ContainerState::Exited(_) => false,
+    });
+    held.map(|_| 1).sum()
 }
 
 fn interface(from: carpel_network::InterfaceStats) -> InterfaceUsage {
