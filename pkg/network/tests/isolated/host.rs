@@ -17,8 +17,8 @@ use carpel_sys::netns;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// Long enough for a loaded machine; only a failing test waits this long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for twenty plugins at once on an emulated machine; only a failing test waits this long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// For what must not succeed: a dropped packet is never answered.
 const REFUSAL: Duration = Duration::from_millis(1500);
 
