@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/httpstream"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
@@ -27,6 +28,9 @@ import (
 )
 
 func main() {
+	// Standard error is the session's. client-go writes there, too, where input was still on its way at the end of a
+	// command that did not want it.
+	utilruntime.ErrorHandlers = nil
 	code, err := run(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "streams:", err)
