@@ -40,23 +40,20 @@ fn kubectl_run_shows_the_output(cluster: &Cluster) {
         "sleep 1; echo hello",
     ]);
     assert!(said.starts_with("hello"), "{said}");
-    // A command that fails is not an attachment that fails: no warning, and no second look at the log.
-    let failing = "sleep 1; echo hello; exit 5";
+    // A command that fails is not an attachment that fails: no warning, and no second look at the log. It waits for
+    // what only an attached client can send.
     let image = format!("--image={BUSYBOX}");
-    let run = [
-        "run",
-        "failing",
-        &image,
-        "--restart=Never",
-        "--attach",
-        "--rm",
-        "--quiet",
-        "--",
-        "sh",
-        "-c",
-        failing,
-    ];
-    let failed = cluster.output(&run);
+    let run = ["run", "failing", &image, "--restart=Never", "--stdin", "--rm", "--quiet", "--"];
+    let mut kubectl = cluster
+        .command(&run)
+        .args(["sh", "-c", "read go; echo hello; exit 5"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    kubectl.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let failed = kubectl.wait_with_output().unwrap();
     let (said, warned) = (String::from_utf8_lossy(&failed.stdout), String::from_utf8_lossy(&failed.stderr));
     assert_eq!(failed.status.code(), Some(5), "{said}{warned}");
     assert!(!warned.contains("couldn't attach"), "{warned}");
