@@ -61,6 +61,13 @@ async fn exec_url(daemon: &Daemon, id: &str, command: &[&str], stdin: bool, tty:
     daemon.client.runtime.clone().exec(request).await.unwrap().into_inner().url
 }
 
+/// To all streams of a container, with our input.
+async fn attach_url(daemon: &Daemon, id: &str, tty: bool) -> String {
+    let request =
+        v1::AttachRequest { container_id: id.to_owned(), stdin: true, tty, stdout: true, stderr: !tty };
+    daemon.client.runtime.clone().attach(request).await.unwrap().into_inner().url
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Ran {
     code: Option<i32>,
@@ -158,14 +165,7 @@ fn terminals_frames_and_attachments_work_with_kubernetes_clients() {
             );
             (config.stdin, config.stdin_once) = (true, true);
             let reader = daemon.client.launch(pod, config).await;
-            let request = v1::AttachRequest {
-                container_id: reader.clone(),
-                stdin: true,
-                tty: false,
-                stdout: true,
-                stderr: true,
-            };
-            let url = daemon.client.runtime.clone().attach(request).await.unwrap().into_inner().url;
+            let url = attach_url(daemon, &reader, false).await;
             let mut client = Command::new(go_client());
             let there = ran(client.args(["command", transport, &url, "-i"]), Some(b"a\nb\n"));
             assert_eq!(there.stdout, b"got a\ngot b\n", "over {transport}: {}", summary(&there));
@@ -364,14 +364,7 @@ fn a_client_may_ask_for_more_than_a_container_has() {
                 let mut config = container(&format!("{name}-{transport}"), BUSYBOX, &["sh", "-c", script]);
                 config.tty = container_tty;
                 let id = daemon.client.launch(pod, config).await;
-                let request = v1::AttachRequest {
-                    container_id: id.clone(),
-                    stdin: true,
-                    tty: client_tty,
-                    stdout: true,
-                    stderr: !client_tty,
-                };
-                let url = daemon.client.runtime.clone().attach(request).await.unwrap().into_inner().url;
+                let url = attach_url(daemon, &id, client_tty).await;
                 let mut client = Command::new(go_client());
                 client.args(["command", transport, &url, "-i"]);
                 if client_tty {
@@ -401,14 +394,7 @@ fn an_attached_client_that_reads_gets_all_of_a_burst() {
             let mut config = container(&format!("burst-{transport}"), BUSYBOX, &["sh", "-c", &script]);
             config.stdin = true;
             let id = daemon.client.launch(pod, config).await;
-            let request = v1::AttachRequest {
-                container_id: id.clone(),
-                stdin: true,
-                tty: false,
-                stdout: true,
-                stderr: true,
-            };
-            let url = daemon.client.runtime.clone().attach(request).await.unwrap().into_inner().url;
+            let url = attach_url(daemon, &id, false).await;
             let mut client = Command::new(go_client());
             let there = ran(client.args(["command", transport, &url, "-i"]), Some(b"go\nend\n"));
             assert_eq!((there.code, there.stdout.len()), (Some(0), BYTES), "over {transport}");
